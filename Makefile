@@ -1,0 +1,39 @@
+# Two commands matter: `make demo` and `make test`. Both set everything up first, in .venv.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+PYTEST := $(VENV)/bin/python -m pytest --durations=10
+
+.PHONY: demo test test-all lint ui bench clean
+.DEFAULT_GOAL := demo
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "raygan needs Python 3.11 or newer; set PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## train on handwritten digits with 2 CPU workers, about 2 minutes
+	$(VENV)/bin/raygan train digits
+
+test: $(READY) lint  ## the tests that run in minutes, after the linters
+	$(PYTEST) -m "not slow"
+
+test-all: $(READY) lint  ## also those marked slow
+	$(PYTEST)
+
+lint: $(READY)  ## style, types, import rules
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
+
+ui: $(READY)  ## MLflow's pages on http://127.0.0.1:5000
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(VENV)/bin/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
+	    --backend-store-uri sqlite:///mlflow.db
+
+bench: $(READY)  ## overhead of a run over a bare PyTorch loop
+	$(VENV)/bin/python -m tests.benchmarks.overhead
+
+clean:  ## remove the environment; runs and mlflow.db stay
+	rm -rf $(VENV) *.egg-info

@@ -1,0 +1,5 @@
+"""The GAN training loop in pure PyTorch: what is computed. Never imports ray or mlflow."""
+
+from gan_core.trainer import DivergenceError, Report, Trainer
+
+__all__ = ["DivergenceError", "Report", "Trainer"]

@@ -1,0 +1,112 @@
+"""Decoded images on disk: written once under a lock, complete or absent, memory-mapped by every worker of a node."""
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+VERSION = 1
+
+
+@contextmanager
+def entry(folder: Path, files: list[Path], settings: dict[str, Any]) -> Iterator["Entry"]:
+    """The cache entry of these files under these settings, locked against other processes.
+
+    A file counts as the same while its path, size and modification time are.
+    """
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = sha256(json.dumps([VERSION, stamps, settings], sort_keys=True).encode()).hexdigest()[:24]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"data.cache_dir: cannot create {folder} ({error.strerror}); set it to a folder that can be written") from None
+    with FileLock(folder / f"{key}.lock"):
+        yield Entry(folder / key)
+
+
+class Entry:
+    """One folder: images.bin, labels.bin and manifest.json."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def is_complete(self) -> bool:
+        return (self.folder / "manifest.json").is_file()
+
+    @contextmanager
+    def writer(self, channels: int, resolution: int) -> Iterator["Writer"]:
+        """A writer whose files appear all at once, when the block ends without an error."""
+        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.folder.parent))
+        try:
+            writer = Writer(temporary, (channels, resolution, resolution))
+            yield writer
+            writer.finish()
+            os.replace(temporary, self.folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def read(self) -> tuple[dict[str, Any], Tensor, Tensor | None]:
+        """The manifest, the images as a memory map [count, C, H, W] uint8, and the labels [count] int64 or None."""
+        manifest = json.loads((self.folder / "manifest.json").read_text())
+        count = manifest["count"]
+        if count == 0:
+            return manifest, torch.empty(0, *manifest["shape"], dtype=torch.uint8), None
+        # Mode "c" (copy on write) shares pages as "r" does, and gives torch the writable array that it asks for.
+        images = np.memmap(self.folder / "images.bin", np.uint8, "c", shape=(count, *manifest["shape"]))
+        labels = np.fromfile(self.folder / "labels.bin", np.int64) if manifest["labelled"] else None
+        return manifest, torch.from_numpy(images), None if labels is None else torch.from_numpy(labels)
+
+
+class Writer:
+    """Appends images and labels, hashing the content as it goes; keeps the list of dropped rows."""
+
+    def __init__(self, folder: Path, shape: tuple[int, int, int]) -> None:
+        self.folder, self.shape = folder, shape
+        self.images = (folder / "images.bin").open("wb")
+        self.labels: list[int] = []
+        self.corrupt: list[str] = []
+        self.count = 0
+        self.digest = sha256(str(shape).encode())
+
+    def add(self, pixels: np.ndarray[Any, np.dtype[np.uint8]], label: int | None) -> None:
+        content = pixels.tobytes()
+        self.images.write(content)
+        self.digest.update(content)
+        self.count += 1
+        if label is not None:
+            self.labels.append(label)
+
+    def drop(self, reason: str) -> None:
+        self.corrupt.append(reason)
+
+    def finish(self) -> None:
+        self.images.close()
+        labels = np.asarray(self.labels, np.int64)
+        labels.tofile(self.folder / "labels.bin")
+        self.digest.update(labels.tobytes())
+        manifest = {
+            "shape": self.shape,
+            "count": self.count,
+            "labelled": bool(self.labels),
+            "content_hash": self.digest.hexdigest(),
+            "corrupt": self.corrupt,
+        }
+        (self.folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@lru_cache
+def warn_once(report: str) -> None:
+    """Report dropped rows once in a process, however often the data set is opened."""
+    warnings.warn(report, stacklevel=3)

@@ -1,0 +1,59 @@
+"""The values that pass between data sets, steps and the trainer."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A data set as training reads it.
+
+    `images` is [count, channels, height, width]: uint8 pixels 0..255, often memory-mapped, or float32 values used as they
+    are (2-D points are [count, 2, 1, 1]). `labels` is [count] int64 or None. `content_hash` names the decoded content.
+    """
+
+    name: str
+    images: Shaped[Tensor, "count channels height width"]
+    labels: Int64[Tensor, " count"] | None
+    content_hash: str
+    num_classes: int = 0
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def resolution(self) -> int:
+        return self.images.shape[-1]
+
+    @property
+    def channels(self) -> int:
+        return self.images.shape[1]
+
+    def batch(self, indices: Int64[Tensor, " batch"], device: torch.device, dtype: torch.dtype, *, labelled: bool) -> "Batch":
+        """The named images in [-1, 1] (pixel 0 is -1, pixel 255 is 1) on `device`, with their labels where asked for."""
+        images = self.images[indices]
+        labels = self.labels[indices] if labelled and self.labels is not None else None
+        if device.type == "cuda":
+            images = images.pin_memory().to(device, non_blocking=True)
+            labels = None if labels is None else labels.to(device, non_blocking=True)
+        pixels = images.dtype == torch.uint8
+        images = images.to(dtype)
+        return Batch(images.mul_(1 / 127.5).sub_(1.0) if pixels else images, labels)
+
+
+class Batch(NamedTuple):
+    """Real images [batch, C, H, W] in [-1, 1], or latents z [batch, z_dim]; with labels [batch] or None."""
+
+    inputs: Float[Tensor, "batch ..."]
+    labels: Int64[Tensor, " batch"] | None
+
+    def split(self, size: int) -> list["Batch"]:
+        """Consecutive parts of `size`, the last one perhaps smaller."""
+        inputs = self.inputs.split(size)
+        labels = [None] * len(inputs) if self.labels is None else self.labels.split(size)
+        return [Batch(*part) for part in zip(inputs, labels, strict=True)]

@@ -1,0 +1,99 @@
+"""What ranks share. With sampling.py the only file that knows the rank; it uses torch.distributed if somebody initialised it.
+
+Gradients are averaged here, explicitly, and networks are not wrapped in DistributedDataParallel: DDP gives ranks different
+gradients, silently, when a parameter is reached only through autograd.grad(create_graph=True) (pytorch issue 47562).
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+BUCKET_BYTES = 32 * 2**20
+
+
+def rank() -> int:
+    """This process's number, 0 when there is one process."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def average_over_ranks(network: nn.Module) -> None:
+    """Replace every gradient, and every floating-point buffer (batch-norm statistics), by its mean over the ranks.
+
+    A gradient that is None counts as zero: a rank whose backward did not reach a parameter still takes part.
+    """
+    if world_size() == 1:
+        return
+    for parameter in network.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    tensors = [p.grad for p in network.parameters() if p.grad is not None]
+    tensors += [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        dist.all_reduce(flat)
+        flat /= world_size()
+        parts = flat.split([tensor.numel() for tensor in bucket])
+        torch._foreach_copy_(bucket, [part.view_as(tensor) for part, tensor in zip(parts, bucket, strict=True)])
+
+
+def mean_over_ranks(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """The mean of `values` over the ranks, the same on each."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+        values = values / world_size()
+    return values
+
+
+def gather(shard: Shaped[Tensor, "shard ..."]) -> Shaped[Tensor, "batch ..."]:
+    """The ranks' equal `shard`s, concatenated in rank order, on every rank."""
+    if world_size() == 1:
+        return shard
+    shards = [torch.empty_like(shard) for _ in range(world_size())]
+    dist.all_gather(shards, shard.contiguous())
+    return torch.cat(shards)
+
+
+def require_equal_replicas(network: nn.Module, name: str) -> None:
+    """Compare bitwise checksums of parameters and buffers over the ranks.
+
+    Raises:
+        RuntimeError: the ranks hold different weights; training has been wrong since they parted.
+    """
+    if world_size() == 1:
+        return
+    sums = gather(_checksum(network).reshape(1)).tolist()
+    if len(set(sums)) > 1:
+        raise RuntimeError(f"the ranks' copies of the {name} differ (checksums by rank: {sums}); the last checkpoint is good")
+
+
+def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Consecutive tensors of one dtype, up to BUCKET_BYTES together."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and (tensor.dtype != bucket[0].dtype or size + tensor.nbytes > BUCKET_BYTES):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.nbytes
+    if bucket:
+        yield bucket
+
+
+def _checksum(network: nn.Module) -> Tensor:
+    """An int64 that changes with any bit of any parameter or buffer: each 32-bit word weighted by its odd-numbered place."""
+    total = torch.zeros((), dtype=torch.int64, device=next(network.parameters()).device)
+    for tensor in network.state_dict().values():
+        flat = tensor.detach().reshape(-1).contiguous()
+        words = flat.view(torch.int32 if flat.nbytes % 4 == 0 else torch.uint8).to(torch.int64)
+        places = torch.arange(words.numel(), device=words.device, dtype=torch.int64)
+        total = total * 1_000_003 + (words * (2 * places + 1)).sum()
+    return total

@@ -1,0 +1,240 @@
+"""When things happen: rounds of steps until the budget of images is spent, and reports, pictures, scores and checkpoints on the way."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from gan_core import distributed, ema, pictures, sampling
+from gan_core.building import Parts, build
+from gan_core.config import GanConfig
+from gan_core.datatypes import Batch
+from gan_core.history import DivergenceError, History
+from gan_core.metrics import kernel_distance
+from gan_core.overrides import differences_that_matter, flatten
+from gan_core.steps import discriminator_step, generator_step
+
+__all__ = ["BEST_METRIC", "DivergenceError", "Report", "Trainer"]
+
+EVALUATION_SEED = 2**32  # image seeds from here on are used for scores, smaller ones for pictures
+GENERATE_AT_ONCE = 256
+BEST_METRIC = "quality/kid_pixels"  # smaller is better; decides which checkpoint is the best
+
+
+class Report(NamedTuple):
+    """What a run has to say at one moment of its clock, `images_seen`; the same on every rank.
+
+    `metrics` are means since the last report. `state` gives the state to save, and is None where no checkpoint is due; it is
+    to be called before the receiver returns. `is_best` says that this checkpoint has the best score so far.
+    """
+
+    images_seen: int
+    metrics: dict[str, float]
+    picture: UInt8[np.ndarray, "rows columns 3"] | None
+    state: Callable[[], dict[str, Any]] | None
+    is_best: bool
+    done: bool
+
+
+class Trainer:
+    """Trains a GAN as `config` says, on `device` (default: the current CUDA device if there is one, else the CPU).
+
+    Every rank of an initialised torch.distributed group makes a Trainer of the same config and calls `run`.
+
+    Raises:
+        ValueError: the data cannot be loaded, or data, networks and ranks do not fit each other.
+    """
+
+    def __init__(self, config: GanConfig, *, device: torch.device | str | None = None) -> None:
+        self.config = config
+        self.parts: Parts = build(config, device)
+        self.d_steps = 0
+        self.g_steps = 0
+        self.images_seen = 0
+        self.device_seconds = 0.0
+        self.first_scores: dict[str, float] = {}
+        self.last_scores: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self._last_good: int | None = None
+        self._history = History()
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget of images is spent."""
+        return self.images_seen >= self.config.total_kimg * 1000
+
+    def run(self, report: Callable[[Report], None]) -> None:
+        """Train until the budget is spent, calling `report` when something is due and once at the end.
+
+        A run that was already done when its state was loaded reports nothing.
+
+        Raises:
+            DivergenceError: a loss became NaN or infinite.
+            RuntimeError: the ranks' replicas differ.
+        """
+        with torch.random.fork_rng(devices=[self.parts.device] if self.parts.device.type == "cuda" else []):
+            if self.images_seen == 0:
+                self._report(report, previous=-1)
+            while not self.done:
+                previous, started = self.images_seen, time.perf_counter()
+                while not (self.done or self._anything_due(previous)):
+                    self._round()
+                if self.parts.device.type == "cuda":
+                    torch.cuda.synchronize(self.parts.device)
+                seconds = time.perf_counter() - started
+                self.device_seconds += seconds * distributed.world_size()
+                self._report(report, previous, images_per_second=(self.images_seen - previous) / seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a run needs to continue bit for bit: there is no random state, only counters."""
+        parts = self.parts
+        return {
+            "config": flatten(self.config),
+            "content_hash": parts.dataset.content_hash,
+            "d_steps": self.d_steps,
+            "g_steps": self.g_steps,
+            "images_seen": self.images_seen,
+            "device_seconds": self.device_seconds,
+            "first_scores": self.first_scores,
+            "last_scores": self.last_scores,
+            "best": self.best,
+            "generator": parts.g.network.state_dict(),
+            "discriminator": parts.d.network.state_dict(),
+            "g_ema": parts.g_ema.state_dict(),
+            "generator_optimizer": parts.g.optimizer.state_dict(),
+            "discriminator_optimizer": parts.d.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`, which a run of the same config on the same data has made.
+
+        Raises:
+            ValueError: the config differs in a key that changes what is computed, or the data's content differs.
+        """
+        mine = flatten(self.config)
+        changed = differences_that_matter({key: state["config"].get(key, "unset") for key in mine}, mine)
+        if changed:
+            raise ValueError("the checkpoint was made with another config; differing keys:\n  " + "\n  ".join(changed))
+        if state["content_hash"] != self.parts.dataset.content_hash:
+            raise ValueError(
+                f"the checkpoint was made with other data: content hash {state['content_hash'][:12]}, "
+                f"now {self.parts.dataset.content_hash[:12]} from {self.parts.dataset.source}"
+            )
+        parts = self.parts
+        for name in ("d_steps", "g_steps", "images_seen", "device_seconds", "first_scores", "last_scores", "best"):
+            setattr(self, name, state[name])
+        parts.g.network.load_state_dict(state["generator"])
+        parts.d.network.load_state_dict(state["discriminator"])
+        parts.g_ema.load_state_dict(state["g_ema"])
+        parts.g.optimizer.load_state_dict(state["generator_optimizer"])
+        parts.d.optimizer.load_state_dict(state["discriminator_optimizer"])
+        self._last_good = self.images_seen
+
+    def _round(self) -> None:
+        """One round of the game: d discriminator steps, g generator steps, one move of the average."""
+        parts, ratio, batch_size = self.parts, self.config.ratio, self.config.batch_size
+        for _ in range(ratio.d):
+            if parts.draws_noise:
+                sampling.seed_layers(self.config.seed, "d", self.d_steps, parts.device)
+            real, latents = self._real("d", self.d_steps), self._latents("d", self.d_steps)
+            self._history.add(discriminator_step(parts.g.network, parts.d, real, latents, parts.game))
+            self.d_steps += 1
+            self.images_seen += batch_size
+        for _ in range(ratio.g):
+            if parts.draws_noise:
+                sampling.seed_layers(self.config.seed, "g", self.g_steps, parts.device)
+            paired = self._real("g", self.g_steps) if parts.game.loss.generator_reads_real else None
+            latents = self._latents("g", self.g_steps)
+            self._history.add(generator_step(parts.d.network, parts.g, paired, latents, parts.game))
+            self.g_steps += 1
+        ema.update(
+            parts.g_ema,
+            parts.g.network,
+            images=ratio.d * batch_size,
+            images_seen=self.images_seen,
+            halflife_kimg=self.config.ema_halflife_kimg,
+        )
+
+    def _real(self, player: str, step: int) -> Batch:
+        config, parts = self.config, self.parts
+        indices = sampling.batch_indices(
+            config.seed, f"{player}/real", step, batch_size=config.batch_size, dataset_size=len(parts.dataset)
+        )
+        return parts.dataset.batch(indices, parts.device, parts.dtype, labelled=config.network.conditional)
+
+    def _latents(self, player: str, step: int) -> Batch:
+        """Latents of one step; where classes matter, their labels follow the data's own frequencies."""
+        config, parts = self.config, self.parts
+        z = sampling.latents(config.seed, f"{player}/z", step, batch_size=config.batch_size, z_dim=config.network.z_dim)
+        labels = None
+        if config.network.conditional and parts.dataset.labels is not None:
+            indices = sampling.batch_indices(
+                config.seed, f"{player}/labels", step, batch_size=config.batch_size, dataset_size=len(parts.dataset)
+            )
+            labels = parts.dataset.labels[indices].to(parts.device)
+        return Batch(z.to(parts.device, parts.dtype), labels)
+
+    def _due(self, every_kimg: float, previous: int) -> bool:
+        """Whether the clock has passed a multiple of `every_kimg` since `previous`; a function of counters, so resuming is exact."""
+        every = every_kimg * 1000
+        return self.images_seen // every > previous // every or self.done
+
+    def _anything_due(self, previous: int) -> bool:
+        when = self.config.schedule
+        return any(self._due(k, previous) for k in (when.report_kimg, when.sample_kimg, when.evaluate_kimg, when.checkpoint_kimg))
+
+    def _report(self, report: Callable[[Report], None], previous: int, images_per_second: float | None = None) -> None:
+        when = self.config.schedule
+        metrics = self._history.read({"d": self.d_steps, "g": self.g_steps}, self._last_good)
+        if images_per_second is not None:
+            metrics["progress/images_per_second"] = images_per_second
+        metrics["progress/d_steps"] = float(self.d_steps)
+        metrics["progress/g_steps"] = float(self.g_steps)
+        metrics["progress/device_seconds"] = self.device_seconds
+        checkpoint_due = self._due(when.checkpoint_kimg, previous) and self.images_seen > 0
+        is_best = False
+        if checkpoint_due or self._due(when.evaluate_kimg, previous):
+            metrics.update(self._evaluate())
+            is_best = checkpoint_due and metrics[BEST_METRIC] <= self.best.get(BEST_METRIC, float("inf"))
+        picture = self._picture() if self._due(when.sample_kimg, previous) else None
+        if checkpoint_due:
+            distributed.require_equal_replicas(self.parts.g.network, "generator")
+            distributed.require_equal_replicas(self.parts.d.network, "discriminator")
+            self._last_good = self.images_seen
+        if is_best:
+            self.best = {BEST_METRIC: metrics[BEST_METRIC], "images_seen": float(self.images_seen)}
+        report(Report(self.images_seen, metrics, picture, self.state_dict if checkpoint_due else None, is_best, self.done))
+
+    def _evaluate(self) -> dict[str, float]:
+        """Scores of the averaged generator against as many real images; the same images each time."""
+        dataset, count = self.parts.dataset, self.config.schedule.evaluate_count
+        indices = sampling.evaluation_indices(self.config.seed, count=min(count, len(dataset)), dataset_size=len(dataset))
+        real = dataset.batch(indices, self.parts.device, self.parts.dtype, labelled=self.config.network.conditional)
+        share = -(-count // distributed.world_size())
+        first = sampling.first_of_share(share)
+        labels = None if real.labels is None else real.labels[torch.arange(first, first + share) % len(real.labels)]
+        fake_images = distributed.gather(self._generate(EVALUATION_SEED + first, share, labels))[:count]
+        scores = kernel_distance.evaluate(real.inputs, fake_images)
+        self.last_scores = {f"quality/{key}": value for key, value in scores.items()}
+        self.first_scores = self.first_scores or self.last_scores
+        return self.last_scores
+
+    def _picture(self) -> UInt8[np.ndarray, "rows columns 3"]:
+        """Images of seeds 0, 1, 2 ... by the averaged generator; with classes, a column for each."""
+        count, dataset = self.config.schedule.sample_count, self.parts.dataset
+        conditional = self.config.network.conditional
+        labels = torch.arange(count, device=self.parts.device) % dataset.num_classes if conditional else None
+        few = torch.arange(min(count, len(dataset)))
+        real = dataset.batch(few, self.parts.device, self.parts.dtype, labelled=False)
+        columns = dataset.num_classes if conditional else None
+        return pictures.picture(self._generate(0, count, labels), real.inputs, columns=columns)
+
+    @torch.no_grad()
+    def _generate(self, first_seed: int, count: int, labels: Int64[Tensor, " count"] | None) -> Float[Tensor, "count C H W"]:
+        z = sampling.latents_of_seeds(first_seed, count, z_dim=self.config.network.z_dim).to(self.parts.device, self.parts.dtype)
+        parts = Batch(z, labels).split(GENERATE_AT_ONCE)
+        return torch.cat([self.parts.g_ema(part.inputs, part.labels) for part in parts])

@@ -1,0 +1,23 @@
+"""The `raygan` command: each subcommand is a module with a `main(arguments)` that returns an exit status."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {"train": "train a GAN through Ray Train, tracked in MLflow"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the subcommand; returns its exit status, 2 for a command that does not exist."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in COMMANDS:
+        status: int = importlib.import_module(f"pipelines.{words[0]}").main(words[1:])
+        return status
+    asked = words in (["-h"], ["--help"])
+    lines = [f"usage: raygan COMMAND ...; raygan COMMAND --help says more", ""] + [f"  {name:10} {text}" for name, text in COMMANDS.items()]
+    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

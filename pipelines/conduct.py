@@ -1,0 +1,146 @@
+"""One training from the driver's chair: the MLflow run, Ray or this process, the final model, and the last words."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from gan_core.datatypes import ImageDataset
+from pipelines import export, storage, tracking
+from pipelines.config import JobConfig
+from pipelines.plan import FAILED, INTERRUPTED, USAGE, Plan
+from pipelines.progress import Progress
+from pipelines.tracking import Tracker
+from pipelines.worker import SAMPLES, Job, Outcome
+
+Launcher = Callable[[Job, JobConfig, Progress], Outcome]
+
+
+def run(plan: Plan, dataset: ImageDataset, *, local: bool) -> int:
+    """Train as planned; returns the exit status."""
+    config = plan.config
+    clock = Stopwatch()
+    try:
+        tracker = tracking.connect(config.mlflow.tracking_uri, config.mlflow.experiment)
+        if plan.resume:
+            tracker = tracker._replace(experiment_id=tracker.client.get_run(plan.resume).info.experiment_id)
+        clock.lap("tracking")
+        launch = _prepare(config, tracker, local=local)
+        clock.lap("ray")
+    except ValueError as error:
+        print(f"raygan train: {error}", file=sys.stderr)
+        return USAGE
+    if plan.resume:
+        run_id = plan.resume
+        tracking.reopen_run(tracker, run_id, config, plan.before)
+    else:
+        run_id = tracking.create_run(tracker, config, dataset, plan.name)
+    clock.lap("mlflow_run")
+    print(f"{'resuming' if plan.resume else 'training'} run {run_id}: {config.total_kimg:g} kimg of {dataset.name}", flush=True)
+    return _train(plan, tracker, run_id, dataset, launch, clock)
+
+
+def _prepare(config: JobConfig, tracker: Tracker, *, local: bool) -> Launcher:
+    """Connect to Ray, unless the run is local, and return what runs the job."""
+    if local:
+        from pipelines import local as here
+
+        return here.launch
+    from pipelines import launch
+
+    launch.connect(config)
+    launch.require_reachable_from_all_nodes(tracker.uri)
+    return launch.launch
+
+
+def _train(
+    plan: Plan, tracker: Tracker, run_id: str, dataset: ImageDataset, launch: Launcher, clock: "Stopwatch"
+) -> int:
+    config, again = plan.config, f"continue it with: raygan train --resume {run_id}"
+    job = Job(config=config.model_dump(), tracking_uri=tracker.uri, run_id=run_id)
+    try:
+        with _closed(Progress(config.total_kimg)) as progress:
+            outcome = launch(job, config, progress)
+        if not plan.resume:
+            clock.worker_laps(outcome)
+        if outcome["failure"] or outcome["undelivered"]:
+            raise RuntimeError(outcome["failure"] or outcome["undelivered"])
+        with storage.latest(config.ray.storage_path, run_id) as folder:
+            model = export.log_generator(tracker, run_id, config.gan(), dataset, folder)
+        tracking.log_values(tracker, run_id, clock.metrics(), step=0)
+        tracker.client.set_terminated(run_id, "FINISHED")
+    except KeyboardInterrupt:
+        _end(tracker, run_id, "KILLED")
+        print(f"\ninterrupted; {again}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:  # whatever it was, the run in MLflow must say that it failed, and the user what to do
+        _end(tracker, run_id, "FAILED")
+        print(f"\nraygan train: run {run_id} failed: {error}\n{again}", file=sys.stderr)
+        return FAILED
+    print(_summary(config, tracker, run_id, outcome, model, clock))
+    return 0
+
+
+def _end(tracker: Tracker, run_id: str, status: str) -> None:
+    """Set the final status; a store that is away keeps RUNNING, and the user is told."""
+    try:
+        tracker.client.set_terminated(run_id, status)
+    except Exception as error:  # the failure that brought us here matters more
+        print(f"the status {status} could not be set in {tracker.uri}: {error}", file=sys.stderr)
+
+
+def _summary(config: JobConfig, tracker: Tracker, run_id: str, outcome: Outcome, model: str, clock: "Stopwatch") -> str:
+    first, last, best = outcome["first_scores"], outcome["last_scores"], outcome["best"]
+    folder = f"{config.ray.storage_path}/{run_id}"
+    ui = "" if tracker.uri.startswith("http") else "   (after: make ui)"
+    lines = [
+        f"\ntrained {outcome['images_seen'] / 1000:.1f} kimg: {outcome['d_steps']} discriminator steps, {outcome['g_steps']} generator "
+        f"steps, {outcome['device_seconds']:.0f} device seconds, {outcome['images_seen'] / outcome['device_seconds']:.0f} images/s "
+        f"for each of {len(outcome['peak_memory_bytes'])} workers",
+        *(f"{key.removeprefix('quality/'):12} {first[key]:.4f} before, {value:.4f} after; best {best.get(key, value):.4f}" for key, value in last.items()),
+        f"start-up     {clock.text()}",
+        f"peak memory  {', '.join(f'{peak / 1e6:.0f} MB' for peak in outcome['peak_memory_bytes'])} (by worker)",
+        f"samples      {folder}/{storage.checkpoint_name(outcome['images_seen'])}/{SAMPLES}",
+        f"checkpoints  {folder}",
+        f"model        {model}",
+        f"run          {tracker.page(run_id)}{ui}",
+    ]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _closed(progress: Progress) -> Iterator[Progress]:
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+class Stopwatch:
+    """Where the time from the command to the first step went, in seconds by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {"imports_config_data": time.time() - psutil.Process().create_time()}
+        self.last = time.time()
+
+    def lap(self, name: str) -> None:
+        """The time since the last lap belongs to `name`."""
+        now = time.time()
+        self.laps[name], self.last = now - self.last, now
+
+    def worker_laps(self, outcome: Outcome) -> None:
+        """The laps that the worker timed, from the launch to the moment before the first step."""
+        self.laps["workers"] = outcome["entered_at"] - self.last
+        self.laps["build"] = outcome["built_at"] - outcome["entered_at"]
+        self.laps["first_scores"] = outcome["training_at"] - outcome["built_at"]
+
+    def metrics(self) -> dict[str, float]:
+        """For MLflow."""
+        return {f"startup/{name}_seconds": seconds for name, seconds in self.laps.items()}
+
+    def text(self) -> str:
+        """For the terminal."""
+        return f"{sum(self.laps.values()):.1f} s: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in self.laps.items())

@@ -1,0 +1,94 @@
+"""JobConfig: a GanConfig with two more sections, for the machines it runs on and the place it is tracked in."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, field_validator
+
+from gan_core.config import FREE_ON_RESUME, GanConfig
+from gan_core.overrides import Tree, differences_that_matter, load
+from gan_core.schema import Section
+
+CONFIGS = Path(__file__).parent / "configs"
+JOB_FREE_ON_RESUME = (*FREE_ON_RESUME, "ray.", "mlflow.")
+
+
+def absolute(path: str) -> str:
+    """`path` from the root: workers do not share the command's working directory. Object-store addresses stay as they are."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+class RayConfig(Section):
+    """Ray Train: workers, their resources, and the storage that all nodes reach.
+
+    `use_gpu: null` takes GPUs where the cluster has one for each worker. The last `checkpoints_to_keep` checkpoints are kept, and the
+    best one beside them. After `max_failures` lost workers the run fails.
+    """
+
+    num_workers: Annotated[int, Field(gt=0)] = 1
+    use_gpu: bool | None = None
+    cpus_per_worker: Annotated[float, Field(gt=0.0)] = 1.0
+    storage_path: Annotated[str, AfterValidator(absolute)] = Field(default="runs", validate_default=True)
+    checkpoints_to_keep: Annotated[int, Field(gt=0)] = 3
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    collective_timeout_seconds: Annotated[float, Field(gt=0.0)] = 300.0
+
+
+class MlflowConfig(Section):
+    """MLflow: `tracking_uri: null` is $MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
+
+    tracking_uri: str | None = None
+    experiment: str = "raygan"
+    run_name: str | None = None
+    system_metrics: bool = True
+    delivery_timeout_seconds: Annotated[float, Field(gt=0.0)] = 60.0
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _no_secrets(cls, uri: str | None) -> str | None:
+        if uri and urlsplit(uri).password:
+            raise ValueError(
+                "mlflow.tracking_uri: holds a password, and configs are logged; give it in MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD"
+            )
+        return uri
+
+
+class JobConfig(GanConfig):
+    """Everything that `raygan train` reads."""
+
+    ray: RayConfig = RayConfig()
+    mlflow: MlflowConfig = MlflowConfig()
+
+    def gan(self) -> GanConfig:
+        """The part that decides what is computed."""
+        return GanConfig.model_validate(self.model_dump(include=set(GanConfig.model_fields)))
+
+
+def load_named(config: str) -> Tree:
+    """The tree of a YAML file, or of a config in pipelines/configs by its short name.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    packaged = CONFIGS / f"{config}.yaml"
+    if not Path(config).is_file() and packaged.is_file():
+        return load(packaged)
+    if not Path(config).is_file():
+        names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+        raise ValueError(f"no config file at '{config}'; give a path to a YAML file, or one of: {names}")
+    return load(config)
+
+
+def require_resumable(before: dict[str, str], after: dict[str, str], run: str) -> None:
+    """Check flattened configs of a past run and of its continuation.
+
+    Raises:
+        ValueError: a key differs that changes what is computed.
+    """
+    changed = differences_that_matter(before, after, JOB_FREE_ON_RESUME)
+    if changed:
+        lines = "\n  ".join(changed)
+        raise ValueError(f"run {run} cannot be resumed with another config; differing keys:\n  {lines}\nUse --from-run for a new run")

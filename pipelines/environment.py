@@ -1,0 +1,59 @@
+"""What a run ran on: versions, commit and hardware, for the record that makes numbers comparable."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+PACKAGES = ("raygan", "torch", "torchvision", "ray", "mlflow", "numpy", "pyarrow", "pydantic", "scikit-learn")
+
+
+def describe() -> dict[str, Any]:
+    """Versions of Python and of the packages that matter, the git commit of this code, CPU, memory and GPUs."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    cpu, cores, memory = _cpu_name(), os.cpu_count() or 1, psutil.virtual_memory().total
+    summary = f"{cores} cores {cpu}, {memory / 2**30:.0f} GiB" + (f", {len(gpus)} x {gpus[0]}" if gpus else ", no GPU")
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {package: _version(package) for package in PACKAGES},
+        "git": _git(),
+        "hardware": {"summary": summary, "cpu": cpu, "cores": cores, "memory_bytes": memory, "gpus": gpus, "cuda": torch.version.cuda},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git() -> dict[str, Any]:
+    """The commit of the checkout that this file is in; None where it is not in one."""
+    root = Path(__file__).parent
+    commit = _output("git", "-C", str(root), "rev-parse", "HEAD")
+    changed = _output("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "uncommitted_changes": bool(changed) if commit else None}
+
+
+def _output(*command: str) -> str | None:
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def _cpu_name() -> str:
+    if Path("/proc/cpuinfo").is_file():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

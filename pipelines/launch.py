@@ -1,0 +1,182 @@
+"""A run through Ray Train: a cluster, a TorchTrainer, and the Session that its workers see."""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+# Ray reads these when it is imported. The controller's poll bounds how long a checkpoint waits (2 s by default).
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+
+import ray
+import ray.train
+import ray.train.torch
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+
+from pipelines import storage, worker
+from pipelines.config import JobConfig
+from pipelines.progress import Progress
+
+POLL_SECONDS = 0.5
+CONTROLLER_RETRIES = 5
+
+
+class RaySession:
+    """A Session inside a Ray Train worker."""
+
+    def __init__(self, board: Any) -> None:
+        context = ray.train.get_context()
+        self.rank, self.node_rank, self.local_rank = context.get_world_rank(), context.get_node_rank(), context.get_local_rank()
+        self.device = ray.train.torch.get_device()
+        self._storage = context.get_storage()
+        self._board = board
+
+    @contextmanager
+    def latest_checkpoint(self) -> Iterator[Path | None]:
+        """The checkpoint that Ray Train resumes from, else the newest that a run without Ray left in the same place."""
+        found = ray.train.get_checkpoint()
+        if found is None:
+            yield storage.latest_in(Path(self._storage.experiment_fs_path))
+        else:
+            with found.as_directory() as folder:
+                yield Path(folder)
+
+    def save(self, name: str, fill: Callable[[Path], None], *, best_at: int | None) -> None:
+        """Hand a checkpoint to Ray Train, which makes it durable before this returns."""
+        with tempfile.TemporaryDirectory(prefix="raygan-") as folder:
+            checkpoint = None
+            if self.rank == 0:
+                fill(Path(folder))
+                if best_at is not None:
+                    storage.keep_best(self._storage.storage_filesystem, self._storage.experiment_fs_path, Path(folder), best_at)
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report({"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+    def show(self, images_seen: int, metrics: dict[str, float]) -> None:
+        """Send progress to the driver, without waiting."""
+        self._board.put.remote((images_seen, metrics))
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Holds the reports that the driver has not shown yet."""
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[int, dict[str, float]]] = []
+
+    def put(self, report: tuple[int, dict[str, float]]) -> None:
+        self.reports.append(report)
+
+    def take(self) -> list[tuple[int, dict[str, float]]]:
+        taken, self.reports = self.reports, []
+        return taken
+
+
+def connect(config: JobConfig) -> None:
+    """Join the cluster that $RAY_ADDRESS names, or start one on this machine with a CPU for each that the run asks for.
+
+    Raises:
+        ValueError: the cluster does not have what the workers ask for.
+    """
+    needed = config.ray.num_workers * config.ray.cpus_per_worker
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level="ERROR")
+    else:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        cpus = max(os.cpu_count() or 1, int(needed + 0.999))
+        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    owned = ray.cluster_resources()
+    wanted = {"CPU": needed, "GPU": float(config.ray.num_workers) if config.ray.use_gpu else 0.0}
+    for kind, amount in wanted.items():
+        if owned.get(kind, 0.0) < amount:
+            raise ValueError(
+                f"ray.num_workers: {config.ray.num_workers} workers need {amount:g} {kind}, the cluster has {owned.get(kind, 0.0):g}; "
+                f"use fewer workers, or lower ray.cpus_per_worker, or add nodes"
+            )
+
+
+def require_reachable_from_all_nodes(tracking_uri: str) -> None:
+    """Check that a worker on any node can write to the tracking store.
+
+    Raises:
+        ValueError: the store is a file on this machine and the cluster has several nodes.
+    """
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if nodes > 1 and not tracking_uri.startswith(("http://", "https://", "databricks")):
+        raise ValueError(
+            f"mlflow.tracking_uri: {tracking_uri} is a file of this machine, and the cluster has {nodes} nodes; start a server with "
+            f"`mlflow server` and give its URL"
+        )
+
+
+def uses_gpu(config: JobConfig) -> bool:
+    """`ray.use_gpu`, or where that is open, whether the cluster has a GPU for each worker."""
+    if config.ray.use_gpu is not None:
+        return config.ray.use_gpu
+    return bool(ray.cluster_resources().get("GPU", 0.0) >= config.ray.num_workers)
+
+
+def train_on_worker(told: dict[str, Any]) -> worker.Outcome:
+    """What Ray Train runs on every rank."""
+    return worker.run(told["job"], RaySession(told["board"]))
+
+
+def launch(job: worker.Job, config: JobConfig, progress: Progress) -> worker.Outcome:
+    """Run the job on the connected cluster, restarting from the last checkpoint when workers are lost.
+
+    Raises:
+        ray.train.TrainingFailedError: it failed more than `ray.max_failures` times.
+    """
+    board = _Board.remote()  # type: ignore[attr-defined]
+    on_gpu = uses_gpu(config)
+    trainer = ray.train.torch.TorchTrainer(
+        train_on_worker,
+        train_loop_config={"job": job, "board": board},
+        torch_config=ray.train.torch.TorchConfig(
+            backend="nccl" if on_gpu else "gloo", timeout_s=int(config.ray.collective_timeout_seconds)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=config.ray.num_workers, use_gpu=on_gpu, resources_per_worker=_resources(config, on_gpu)
+        ),
+        run_config=RunConfig(
+            name=job["run_id"],
+            storage_path=config.ray.storage_path,
+            failure_config=FailureConfig(max_failures=config.ray.max_failures, controller_failure_limit=CONTROLLER_RETRIES),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.ray.checkpoints_to_keep),
+        ),
+    )
+    with _shown(board, progress):
+        result = trainer.fit()
+    outcome: worker.Outcome = result.return_value
+    return outcome
+
+
+def _resources(config: JobConfig, on_gpu: bool) -> dict[str, float]:
+    return {"CPU": config.ray.cpus_per_worker, **({"GPU": 1.0} if on_gpu else {})}
+
+
+@contextmanager
+def _shown(board: Any, progress: Progress) -> Iterator[None]:
+    """Show the board's reports from a thread, until the block ends and the last one was shown."""
+    finished = threading.Event()
+
+    def show() -> None:
+        for images_seen, metrics in ray.get(board.take.remote()):
+            progress.show(images_seen, metrics)
+
+    def watch() -> None:
+        while not finished.wait(POLL_SECONDS):
+            show()
+
+    watcher = threading.Thread(target=watch, name="progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        watcher.join()
+        show()

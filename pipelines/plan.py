@@ -1,0 +1,73 @@
+"""What a command line asks for: the config from a file or a past run, checked before anything starts."""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+from gan_core.building import build_networks, load_dataset
+from gan_core.datatypes import ImageDataset
+from gan_core.overrides import Tree, flatten, merge, parse, validate
+from pipelines import storage
+from pipelines.config import JobConfig, load_named, require_resumable
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+class Plan(NamedTuple):
+    """The config, a name for the run; and for a continuation the run to resume with its flattened config."""
+
+    config: JobConfig
+    name: str
+    resume: str | None
+    before: dict[str, str]
+
+
+def make_plan(options: argparse.Namespace) -> Plan:
+    """Read the config and apply the overrides.
+
+    Raises:
+        ValueError: anything about the command line or the config is wrong.
+    """
+    words = list(options.words)
+    named = words.pop(0) if words and "=" not in words[0] else None
+    overrides = dict(parse(word) for word in words)
+    if options.resume or options.from_run:
+        return _from_past(options, named, overrides)
+    if named is None:
+        raise ValueError("give a config: a YAML file, or the name of a packaged one such as digits")
+    config = validate(merge(load_named(named), overrides), JobConfig)
+    return Plan(config, config.mlflow.run_name or Path(named).stem, None, {})
+
+
+def _from_past(options: argparse.Namespace, named: str | None, overrides: Tree) -> Plan:
+    past = options.resume or options.from_run
+    if named is not None and options.from_run:
+        raise ValueError("--from-run takes its config from the past run; leave out the config file")
+    stored = _stored_config(past, overrides.get("mlflow.tracking_uri"))
+    config = validate(merge(load_named(named) if named else stored, overrides), JobConfig)
+    if options.from_run:
+        return Plan(config, config.mlflow.run_name or f"from-{past[:8]}", None, {})
+    before = flatten(validate(stored, JobConfig))
+    require_resumable(before, flatten(config), past)
+    return Plan(config, past, past, before)
+
+
+def _stored_config(run: str, tracking_uri: str | None) -> Tree:
+    from pipelines import tracking  # MLflow takes a second to import
+
+    return tracking.read_config(tracking.reach(tracking_uri), run)
+
+
+def check(config: JobConfig, *, local: bool) -> ImageDataset:
+    """Everything that can be known to be wrong before anything starts; returns the data set.
+
+    Raises:
+        ValueError: workers, data, networks or storage do not fit.
+    """
+    if local and config.ray.num_workers != 1:
+        raise ValueError(f"ray.num_workers: --local is one worker, given {config.ray.num_workers}; set ray.num_workers=1")
+    config.require_divisible(config.ray.num_workers)
+    storage.require_writable(config.ray.storage_path)
+    dataset = load_dataset(config.gan())
+    build_networks(config.gan(), dataset)
+    return dataset

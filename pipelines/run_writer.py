@@ -1,0 +1,173 @@
+"""What a run reports, delivered to its MLflow run: once each, in order, in batches, and later if the server is away.
+
+Written by one process, rank 0. Undelivered records travel in every checkpoint, so that a worker that dies takes none with it.
+"""
+
+import base64
+import io
+import logging
+import os
+import threading
+import time
+import warnings
+from typing import Any, TypedDict
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from PIL import Image
+
+CLOCK = "progress/images_seen"
+PICTURE_KEY = "samples"
+METRICS_AT_ONCE = 1000  # the REST API's limit for one request
+WAIT_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 15.0
+
+
+def patient_client(tracking_uri: str) -> MlflowClient:
+    """A client whose calls fail within seconds when the server is away: the queue is what is patient, not the call.
+
+    MLflow reads these from the environment at each call; its defaults are 7 retries of 120 s.
+    """
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    return MlflowClient(tracking_uri=tracking_uri)
+
+
+class Record(TypedDict):
+    """One report: `step` is images_seen, `picture` a base64 PNG or empty. JSON as it stands."""
+
+    step: int
+    milliseconds: int
+    metrics: dict[str, float]
+    picture: str
+
+
+class UndeliveredError(RuntimeError):
+    """Records could not be delivered in the time allowed."""
+
+
+class RunWriter:
+    """Delivers records to run `run_id` from a thread of its own.
+
+    `clock` is a metric that every record carries, last: its largest delivered step is the high-water mark, below which records are
+    repeats (a worker was restarted from a checkpoint) and are dropped. `pending` are records that an earlier worker left.
+    """
+
+    def __init__(self, tracking_uri: str, run_id: str, *, clock: str = CLOCK, pending: list[Record] | None = None) -> None:
+        self._client = patient_client(tracking_uri)
+        self._uri, self._run_id, self._clock = tracking_uri, run_id, clock
+        self._queue: list[Record] = list(pending or [])
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._give_up_at = float("inf")
+        self._mark: int | None = None
+        self._pictured: set[int] = set()
+        self._failing_since: float | None = None
+        self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
+        self._thread.start()
+
+    def add(self, step: int, metrics: dict[str, float], picture: np.ndarray[Any, Any] | None = None) -> None:
+        """Queue one report and return at once; `step` grows from call to call."""
+        record = Record(step=step, milliseconds=int(time.time() * 1000), metrics=metrics, picture=_encoded(picture))
+        with self._lock:
+            self._queue.append(record)
+
+    def pending(self) -> list[Record]:
+        """The records that are not known to be delivered."""
+        with self._lock:
+            return list(self._queue)
+
+    def close(self, timeout_seconds: float) -> None:
+        """Deliver what waits.
+
+        Raises:
+            UndeliveredError: some records still wait after `timeout_seconds`.
+        """
+        self._give_up_at = time.monotonic() + timeout_seconds
+        self._closing.set()
+        self._thread.join()
+        left = self.pending()
+        if left:
+            points, pictures = sum(len(record["metrics"]) for record in left), sum(bool(record["picture"]) for record in left)
+            raise UndeliveredError(
+                f"{points} metric points and {pictures} pictures were not delivered to {self._uri} within {timeout_seconds:g} s"
+            )
+
+    def _work(self) -> None:
+        wait = WAIT_SECONDS
+        while not (self._closing.wait(wait) and (not self.pending() or time.monotonic() > self._give_up_at)):
+            try:
+                self._deliver(self.pending())
+            except Exception as error:  # whatever the store raises: the records stay queued, and close() reports what is left
+                self._note_failure(error)
+                wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+                if self._closing.is_set():
+                    time.sleep(min(wait, max(0.0, self._give_up_at - time.monotonic())))
+            else:
+                self._note_success()
+                wait = WAIT_SECONDS
+
+    def _deliver(self, records: list[Record]) -> None:
+        if self._mark is None:
+            self._find_mark()
+        assert self._mark is not None
+        fresh = [record for record in records if record["step"] > self._mark]
+        for record in fresh:
+            if record["picture"] and record["step"] not in self._pictured:
+                self._client.log_image(
+                    self._run_id, _decoded(record["picture"]), key=PICTURE_KEY, step=record["step"], synchronous=True
+                )
+                self._pictured.add(record["step"])
+        for batch in _batches([self._points(record) for record in fresh]):
+            self._client.log_batch(self._run_id, metrics=batch, synchronous=True)
+            self._mark = batch[-1].step
+        with self._lock:
+            del self._queue[: len(records)]
+
+    def _points(self, record: Record) -> list[Metric]:
+        """The record's points, the clock last: where the clock stands, everything before it was delivered."""
+        values = {**record["metrics"], self._clock: float(record["step"])}
+        return [Metric(key, value, record["milliseconds"], record["step"]) for key, value in values.items()]
+
+    def _find_mark(self) -> None:
+        delivered = self._client.get_run(self._run_id).data.metrics.get(self._clock)
+        if delivered is not None:
+            names = [artifact.path for artifact in self._client.list_artifacts(self._run_id, "images")]
+            steps = [name.split("%step%")[1].split("%")[0] for name in names if f"/{PICTURE_KEY}%step%" in name]
+            self._pictured = {int(step) for step in steps}
+        self._mark = -1 if delivered is None else int(delivered)
+
+    def _note_failure(self, error: Exception) -> None:
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            warnings.warn(f"{self._uri} does not take metrics ({reason}); training goes on, points wait", stacklevel=1)
+
+    def _note_success(self) -> None:
+        if self._failing_since is not None:
+            warnings.warn(f"{self._uri} is back after {time.monotonic() - self._failing_since:.0f} s", stacklevel=1)
+            self._failing_since = None
+
+
+def _batches(records: list[list[Metric]]) -> list[list[Metric]]:
+    """Records joined into requests of at most METRICS_AT_ONCE points, none cut in two."""
+    batches: list[list[Metric]] = []
+    for points in records:
+        if not batches or len(batches[-1]) + len(points) > METRICS_AT_ONCE:
+            batches.append([])
+        batches[-1].extend(points)
+    return batches
+
+
+def _encoded(picture: np.ndarray[Any, Any] | None) -> str:
+    if picture is None:
+        return ""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _decoded(picture: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(picture)))

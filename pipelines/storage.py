@@ -1,0 +1,95 @@
+"""Checkpoint folders of a run, `<storage>/<run id>/checkpoint_<images seen>`: named, found, kept and thinned out."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow.fs
+
+from gan_core.checkpoint import SUMS
+
+PREFIX, BEST = "checkpoint_", "best_"
+
+
+def checkpoint_name(images_seen: int) -> str:
+    """A name that sorts by the clock."""
+    return f"{PREFIX}{images_seen:012d}"
+
+
+def latest_in(folder: Path) -> Path | None:
+    """The newest complete checkpoint in a run's folder."""
+    complete = [path for path in folder.glob(f"{PREFIX}*") if (path / SUMS).is_file()]
+    return max(complete, key=lambda path: path.name, default=None)
+
+
+@contextmanager
+def latest(storage_path: str, run_id: str) -> Iterator[Path]:
+    """The newest complete checkpoint of a run, on this machine while the block runs; object stores are copied from.
+
+    Raises:
+        ValueError: there is none.
+    """
+    filesystem, path = _filesystem(storage_path)
+    folder = f"{path}/{run_id}"
+    names = [info.base_name for info in filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))]
+    for name in sorted((name for name in names if name.startswith(PREFIX)), reverse=True):
+        if filesystem.get_file_info(f"{folder}/{name}/{SUMS}").type == pyarrow.fs.FileType.File:
+            break
+    else:
+        raise ValueError(f"run {run_id} has no checkpoint in {storage_path}")
+    if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
+        yield Path(folder) / name
+        return
+    with tempfile.TemporaryDirectory(prefix="raygan-") as copy:
+        pyarrow.fs.copy_files(f"{folder}/{name}", copy, source_filesystem=filesystem)
+        yield Path(copy)
+
+
+def keep_latest(folder: Path, count: int) -> None:
+    """Delete all but the newest `count` checkpoints of a run's folder."""
+    for path in sorted(folder.glob(f"{PREFIX}*"))[:-count]:
+        shutil.rmtree(path)
+
+
+def keep_best(filesystem: Any, run_path: str, source: Path, images_seen: int) -> None:
+    """Copy the checkpoint in `source` to the run's folder as its best, and then delete the one that was best before.
+
+    `filesystem` is pyarrow's. A copy gets its name when it is complete, so there is a best one at every moment.
+    """
+    temporary, final = f"{run_path}/.{BEST}{uuid4().hex}", f"{run_path}/{BEST}{images_seen:012d}"
+    filesystem.create_dir(temporary, recursive=True)
+    pyarrow.fs.copy_files(str(source), temporary, destination_filesystem=filesystem)
+    if filesystem.get_file_info(final).type != pyarrow.fs.FileType.NotFound:
+        filesystem.delete_dir(final)  # a restarted worker comes to the same best again
+    filesystem.move(temporary, final)
+    for entry in filesystem.get_file_info(pyarrow.fs.FileSelector(run_path)):
+        if entry.base_name.startswith(BEST) and entry.base_name != Path(final).name:
+            filesystem.delete_dir(entry.path)
+
+
+def require_writable(storage_path: str) -> None:
+    """Check, before anything starts, that the storage takes files.
+
+    Raises:
+        ValueError: it does not.
+    """
+    try:
+        filesystem, path = _filesystem(storage_path)
+        filesystem.create_dir(path, recursive=True)
+        probe = f"{path}/.raygan-{uuid4().hex}"
+        with filesystem.open_output_stream(probe) as file:
+            file.write(b"writable")
+        filesystem.delete_file(probe)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"ray.storage_path: cannot write to {storage_path} ({error}); set it to a folder that can be written") from None
+
+
+def _filesystem(storage_path: str) -> tuple[Any, str]:
+    if "://" not in storage_path:
+        return pyarrow.fs.LocalFileSystem(), storage_path
+    filesystem, path = pyarrow.fs.FileSystem.from_uri(storage_path)
+    return filesystem, path

@@ -1,0 +1,175 @@
+"""The driver's side of MLflow: the store, one run for each training, its params, data, environment and final status.
+
+Explicit run ids through MlflowClient throughout, never the fluent global state: that one leaks between experiments and threads.
+"""
+
+import getpass
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from gan_core.datatypes import ImageDataset
+from gan_core.overrides import dumps, flatten, loads
+from pipelines import environment, run_writer
+from pipelines.config import JobConfig
+
+CONFIG_FILE, ENVIRONMENT_FILE = "config.yaml", "environment.json"
+PARAMS_AT_ONCE = 100  # the REST API's limit for one request
+
+
+class Tracker(NamedTuple):
+    """A tracking store that has answered, and the experiment in it."""
+
+    client: MlflowClient
+    uri: str
+    experiment_id: str
+
+    def page(self, run_id: str) -> str:
+        """Where a browser finds the run: on the server, or behind `make ui` for a local store."""
+        root = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        return f"{root.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}"
+
+
+def resolve_uri(configured: str | None) -> str:
+    """The tracking URI: the config's, else $MLFLOW_TRACKING_URI, else mlflow.db here; SQLite paths from the root."""
+    uri = configured or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{os.path.abspath(uri.removeprefix('sqlite:///'))}"
+    return uri
+
+
+def reach(configured: str | None) -> Tracker:
+    """The store, found to answer, and no experiment yet. In a fresh SQLite file this makes the tables, once, before workers start.
+
+    Raises:
+        ValueError: nothing answers there.
+    """
+    uri = resolve_uri(configured)
+    if uri.startswith("sqlite:///") and not _sqlite_folder(uri).is_dir():
+        raise ValueError(f"mlflow.tracking_uri: the folder of {uri} does not exist; make it, or give another file or a server's URL")
+    try:
+        client = run_writer.patient_client(uri)
+        client.search_experiments(max_results=1)
+    except Exception as error:  # each kind of store has its own exceptions
+        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        raise ValueError(
+            f"mlflow.tracking_uri: {uri} cannot be used ({reason}); start the server there, or use sqlite:///mlflow.db"
+        ) from None
+    return Tracker(client, uri, "")
+
+
+def connect(configured: str | None, experiment: str) -> Tracker:
+    """`reach` the store, and make the experiment if it is new.
+
+    Raises:
+        ValueError: nothing answers there, or the experiment was deleted.
+    """
+    tracker = reach(configured)
+    found = tracker.client.get_experiment_by_name(experiment)
+    if found is not None and found.lifecycle_stage != "active":
+        raise ValueError(f"mlflow.experiment: '{experiment}' was deleted; restore it in MLflow, or use another name")
+    if found is not None:
+        return tracker._replace(experiment_id=found.experiment_id)
+    # A server knows where its artifacts go; for a file they go beside it.
+    place = (_sqlite_folder(tracker.uri) / "mlartifacts" / experiment).as_uri() if tracker.uri.startswith("sqlite:///") else None
+    return tracker._replace(experiment_id=tracker.client.create_experiment(experiment, artifact_location=place))
+
+
+def _sqlite_folder(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///")).parent
+
+
+def create_run(tracker: Tracker, config: JobConfig, dataset: ImageDataset, name: str) -> str:
+    """A RUNNING run with params, data set, environment and config; returns its id."""
+    facts = environment.describe()
+    tags = {
+        "mlflow.source.name": "raygan train",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": getpass.getuser(),
+        "mlflow.note.content": f"`raygan {shlex.join(sys.argv[1:])}`",
+        "raygan.version": facts["packages"]["raygan"],
+        "raygan.content_hash": dataset.content_hash,
+        "raygan.hardware": facts["hardware"]["summary"],
+    }
+    if facts["git"]["commit"]:
+        tags["mlflow.source.git.commit"] = facts["git"]["commit"]
+    if "RAY_JOB_ID" in os.environ:
+        tags["raygan.ray_job_id"] = os.environ["RAY_JOB_ID"]
+    run = tracker.client.create_run(tracker.experiment_id, run_name=name, tags=tags)
+    run_id: str = run.info.run_id
+    params = [Param(key, value) for key, value in flatten(config).items()]
+    for first in range(0, len(params), PARAMS_AT_ONCE):
+        tracker.client.log_batch(run_id, params=params[first : first + PARAMS_AT_ONCE], synchronous=True)
+    tracker.client.log_inputs(run_id, [_dataset_input(dataset)])
+    write_config(tracker, run_id, config)
+    log_json(tracker, run_id, facts, ENVIRONMENT_FILE)
+    return run_id
+
+
+def write_config(tracker: Tracker, run_id: str, config: JobConfig) -> None:
+    """Store the resolved config; a resumed run's may differ from the params, which MLflow does not let change."""
+    tracker.client.log_text(run_id, dumps(config.model_dump()), CONFIG_FILE)
+
+
+def read_config(tracker: Tracker, run_id: str) -> dict[str, Any]:
+    """The resolved config of a past run.
+
+    Raises:
+        ValueError: no such run, or it was not made by raygan.
+    """
+    try:
+        tracker.client.get_run(run_id)
+    except MlflowException:
+        raise ValueError(f"no run '{run_id}' in {tracker.uri}; run ids are in the MLflow UI, and `raygan train` prints them") from None
+    if CONFIG_FILE not in {artifact.path for artifact in tracker.client.list_artifacts(run_id)}:
+        raise ValueError(f"run {run_id} in {tracker.uri} has no {CONFIG_FILE}: raygan did not make it")
+    with tempfile.TemporaryDirectory() as folder:
+        return loads(Path(tracker.client.download_artifacts(run_id, CONFIG_FILE, folder)).read_text(), f"config of run {run_id}")
+
+
+def reopen_run(tracker: Tracker, run_id: str, config: JobConfig, before: Mapping[str, str]) -> None:
+    """Set a past run RUNNING again, and note what its continuation changes."""
+    tracker.client.update_run(run_id, status="RUNNING")
+    changed = {key: value for key, value in flatten(config).items() if before.get(key) != value}
+    tags = [RunTag(f"raygan.resumed.{key}", value) for key, value in changed.items()]
+    tracker.client.log_batch(run_id, tags=tags, synchronous=True)
+    write_config(tracker, run_id, config)
+
+
+def log_json(tracker: Tracker, run_id: str, value: Mapping[str, Any], file: str) -> None:
+    """Store `value` as a JSON artifact."""
+    tracker.client.log_text(run_id, json.dumps(value, indent=2), file)
+
+
+def log_values(tracker: Tracker, run_id: str, values: Mapping[str, float], step: int) -> None:
+    """Metrics that the driver knows, such as the times of the start."""
+    points = [Metric(key, value, int(time.time() * 1000), step) for key, value in values.items()]
+    tracker.client.log_batch(run_id, metrics=points, synchronous=True)
+
+
+def _dataset_input(dataset: ImageDataset) -> DatasetInput:
+    profile = {
+        "images": len(dataset),
+        "resolution": dataset.resolution,
+        "channels": dataset.channels,
+        "classes": dataset.num_classes,
+        "content_hash": dataset.content_hash,
+    }
+    entity = Dataset(
+        name=dataset.name,
+        digest=dataset.content_hash[:32],
+        source_type="local",
+        source=json.dumps({"uri": dataset.source}),
+        profile=json.dumps(profile),
+    )
+    return DatasetInput(entity, [InputTag("mlflow.data.context", "training")])

@@ -1,0 +1,43 @@
+"""Train a GAN through Ray Train and see it in MLflow.
+
+`raygan train CONFIG [key=value ...]`; as a Ray job's entrypoint `python -m pipelines.train CONFIG [key=value ...]`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from gan_core.overrides import dumps
+from pipelines.plan import USAGE, check, make_plan
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 1 failed, 2 bad input (nothing was started), 130 interrupted."""
+    options = _parser().parse_intermixed_args(arguments)
+    try:
+        plan = make_plan(options)
+        if options.print_config:
+            print(dumps(plan.config.model_dump()), end="")
+            return 0
+        dataset = check(plan.config, local=options.local)
+    except ValueError as error:
+        print(f"raygan train: {error}", file=sys.stderr)
+        return USAGE
+    from pipelines import conduct  # it imports MLflow, which takes seconds: after the checks that do without it
+
+    return conduct.run(plan, dataset, local=options.local)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="raygan train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="CONFIG key=value", help="a YAML file or a packaged config's name, then overrides")
+    past = parser.add_mutually_exclusive_group()
+    past.add_argument("--resume", metavar="RUN", help="continue an MLflow run from its last checkpoint, in the same run")
+    past.add_argument("--from-run", metavar="RUN", help="start a new run with the config of a past one")
+    parser.add_argument("--local", action="store_true", help="one worker in this process, without Ray: for debugging")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config as YAML and stop")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

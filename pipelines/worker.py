@@ -1,0 +1,175 @@
+"""One rank of a run, the same under Ray and without it: trains, reports to MLflow and to the terminal, saves checkpoints."""
+
+import json
+import platform
+import resource
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol, TypedDict
+
+import torch
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from PIL import Image
+
+from gan_core import DivergenceError, Report, Trainer, checkpoint, distributed
+from gan_core.overrides import validate
+from pipelines.config import JobConfig
+from pipelines.run_writer import CLOCK, RunWriter, UndeliveredError
+from pipelines.storage import checkpoint_name
+
+PENDING, SAMPLES = "undelivered.json", "samples.png"
+
+
+class Job(TypedDict):
+    """What a worker is told; plain values, because they travel between machines."""
+
+    config: dict[str, Any]
+    tracking_uri: str
+    run_id: str
+
+
+class Outcome(TypedDict):
+    """What rank 0 returns. `failure` is a sentence for the user, or empty; retrying would not have helped."""
+
+    images_seen: int
+    d_steps: int
+    g_steps: int
+    device_seconds: float
+    first_scores: dict[str, float]
+    last_scores: dict[str, float]
+    best: dict[str, float]
+    peak_memory_bytes: list[int]
+    entered_at: float
+    built_at: float
+    training_at: float
+    failure: str
+    undelivered: str
+
+
+class Session(Protocol):
+    """Where a rank runs: what it must know of its place, and how it keeps checkpoints."""
+
+    rank: int
+    node_rank: int
+    local_rank: int
+    device: torch.device
+
+    def latest_checkpoint(self) -> AbstractContextManager[Path | None]:
+        """The folder to resume from."""
+        ...
+
+    def save(self, name: str, fill: Callable[[Path], None], *, best_at: int | None) -> None:
+        """Keep a checkpoint; every rank calls this, rank 0's `fill` writes it. `best_at` marks it as the best, by images_seen."""
+        ...
+
+    def show(self, images_seen: int, metrics: dict[str, float]) -> None:
+        """Progress, called on rank 0."""
+        ...
+
+
+def run(job: Job, session: Session) -> Outcome:
+    """Train to the end of the budget, from the latest checkpoint if there is one."""
+    entered_at = time.time()
+    config = validate(job["config"], JobConfig)
+    if session.device.type == "cpu":
+        torch.set_num_threads(max(1, int(config.ray.cpus_per_worker)))
+    trainer = Trainer(config.gan(), device=session.device)
+    pending = None
+    with session.latest_checkpoint() as folder:
+        if folder is not None:
+            trainer.load_state_dict(checkpoint.load(folder))
+            pending = json.loads((folder / PENDING).read_text())
+    desk = _Desk(job, config, session, pending)
+    built_at, failure = time.time(), ""
+    try:
+        trainer.run(desk.receive)
+    except DivergenceError as error:
+        failure = str(error)
+    undelivered = desk.close(config.mlflow.delivery_timeout_seconds)
+    peak = torch.tensor([_peak_memory(session.device)], dtype=torch.int64, device=session.device)
+    return Outcome(
+        images_seen=trainer.images_seen,
+        d_steps=trainer.d_steps,
+        g_steps=trainer.g_steps,
+        device_seconds=trainer.device_seconds,
+        first_scores=trainer.first_scores,
+        last_scores=trainer.last_scores,
+        best=trainer.best,
+        peak_memory_bytes=distributed.gather(peak).tolist(),
+        entered_at=entered_at,
+        built_at=built_at,
+        training_at=desk.training_at or built_at,
+        failure=failure,
+        undelivered=undelivered,
+    )
+
+
+class _Desk:
+    """Where a rank's reports go: rank 0 writes everything, the first rank of every other node its machine's metrics."""
+
+    def __init__(self, job: Job, config: JobConfig, session: Session, pending: list[Any] | None) -> None:
+        self.session = session
+        self.training_at: float | None = None
+        self.writer: RunWriter | None = None
+        self.monitor: SystemMetricsMonitor | None = None
+        self.prefix = "system/" if session.rank == 0 else f"system/node{session.node_rank}/"
+        if session.local_rank == 0:
+            if config.mlflow.system_metrics:
+                self.monitor = SystemMetricsMonitor(job["run_id"], tracking_uri=job["tracking_uri"])
+            if session.rank == 0 or self.monitor:
+                clock = CLOCK if session.rank == 0 else f"{self.prefix}images_seen"
+                mine = pending if session.rank == 0 else None
+                self.writer = RunWriter(job["tracking_uri"], job["run_id"], clock=clock, pending=mine)
+
+    def receive(self, report: Report) -> None:
+        """One report of the trainer."""
+        if self.session.rank == 0:
+            self.session.show(report.images_seen, report.metrics)
+        if self.writer is not None:
+            mine = report.metrics if self.session.rank == 0 else {}
+            picture = report.picture if self.session.rank == 0 else None
+            self.writer.add(report.images_seen, {**mine, **self._machine_metrics()}, picture)
+        state = report.state
+        if state is not None:
+
+            def fill(folder: Path) -> None:
+                assert self.writer is not None
+                (folder / PENDING).write_text(json.dumps(self.writer.pending()))
+                if report.picture is not None:
+                    Image.fromarray(report.picture).save(folder / SAMPLES)
+                checkpoint.save(state(), folder)
+
+            best_at = report.images_seen if report.is_best else None
+            self.session.save(checkpoint_name(report.images_seen), fill, best_at=best_at)
+        if self.training_at is None:
+            self.training_at = time.time()
+
+    def close(self, timeout_seconds: float) -> str:
+        """Deliver what waits; returns what could not be, as a sentence."""
+        try:
+            if self.writer is not None:
+                self.writer.close(timeout_seconds)
+        except UndeliveredError as error:
+            return str(error)
+        return ""
+
+    def _machine_metrics(self) -> dict[str, float]:
+        """CPU, memory, disk, network and GPU use of this node, and this process's peak memory."""
+        if self.monitor is None:
+            return {}
+        self.monitor.collect_metrics()
+        values: dict[str, float] = self.monitor.aggregate_metrics()
+        for monitor in self.monitor.monitors:
+            monitor.clear_metrics()
+        values["worker_peak_memory_megabytes"] = _peak_memory(self.session.device) / 1e6
+        return {f"{self.prefix}{key}": float(value) for key, value in values.items()}
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the device where it is a GPU, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
