@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from gan_core import distributed, ema, registry
+from gan_core import distributed, registry
 from gan_core.config import AdamConfig, GanConfig
 from gan_core.datatypes import ImageDataset
+from gan_core.ema import Average
 from gan_core.losses import LOSSES
 from gan_core.sampling import derive_seed
 from gan_core.steps import Game, Player
@@ -21,7 +22,7 @@ class Parts(NamedTuple):
     dataset: ImageDataset
     g: Player
     d: Player
-    g_ema: nn.Module
+    g_ema: Average
     game: Game
     device: torch.device
     dtype: torch.dtype
@@ -76,7 +77,7 @@ def build(config: GanConfig, device: torch.device | str | None) -> Parts:
         dataset,
         _player(generator, config.optimizer.generator),
         _player(discriminator, config.optimizer.discriminator),
-        ema.average_of(generator),
+        Average(generator, halflife_kimg=config.ema_halflife_kimg),
         game,
         place,
         dtype,
@@ -97,8 +98,8 @@ def _autocast(config: GanConfig, device: torch.device) -> partial[AbstractContex
 
 
 def _player(network: nn.Module, adam: AdamConfig) -> Player:
-    fused = next(network.parameters()).is_cuda
-    optimizer = torch.optim.Adam(
-        network.parameters(), lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, fused=fused, foreach=not fused
-    )
-    return Player(network, optimizer, adam.clip_norm)
+    parameters = list(network.parameters())
+    fused = parameters[0].is_cuda
+    optimizer = torch.optim.Adam(parameters, lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, fused=fused, foreach=not fused)
+    buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+    return Player(network, parameters, buffers, optimizer, adam.clip_norm)

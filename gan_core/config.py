@@ -34,8 +34,8 @@ class StepRatio(NamedTuple):
         match = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", str(text))
         if match is None:
             raise ValueError(
-                f"step_ratio: {text!r} is not d:g with two whole numbers above 0, such as \"5:1\" (5 discriminator steps, then 1 "
-                f"generator step) or \"1:2\""
+                f'step_ratio: {text!r} is not d:g with two whole numbers above 0, such as "5:1" (5 discriminator steps, then 1 '
+                f'generator step) or "1:2"'
             )
         return cls(int(match[1]), int(match[2]))
 

@@ -24,19 +24,18 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def average_over_ranks(network: nn.Module) -> None:
-    """Replace every gradient, and every floating-point buffer (batch-norm statistics), by its mean over the ranks.
+def average_over_ranks(parameters: list[nn.Parameter], buffers: list[Tensor]) -> None:
+    """Replace every parameter's gradient, and every floating-point buffer (batch-norm statistics), by its mean over the ranks.
 
     A gradient that is None counts as zero: a rank whose backward did not reach a parameter still takes part.
     """
     if world_size() == 1:
         return
-    for parameter in network.parameters():
-        if parameter.requires_grad and parameter.grad is None:
+    for parameter in parameters:
+        if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    tensors = [p.grad for p in network.parameters() if p.grad is not None]
-    tensors += [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-    for bucket in _buckets(tensors):
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    for bucket in _buckets(gradients + buffers):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
         dist.all_reduce(flat)
         flat /= world_size()

@@ -156,4 +156,3 @@ def _leaves(value: Any, key: str) -> Iterable[tuple[str, str]]:
 
 def _copied(tree: Mapping[str, Any]) -> Tree:
     return {key: _copied(value) if isinstance(value, dict) else value for key, value in tree.items()}
-

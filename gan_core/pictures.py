@@ -23,9 +23,7 @@ def picture(
     return grid(fake_images, columns=columns)
 
 
-def grid(
-    images: Float[Tensor, "batch channels height width"], *, columns: int | None = None
-) -> UInt8[np.ndarray, "rows columns 3"]:
+def grid(images: Float[Tensor, "batch channels height width"], *, columns: int | None = None) -> UInt8[np.ndarray, "rows columns 3"]:
     """Images in [-1, 1] in `columns` columns (default: near-square); small ones are enlarged by whole factors, not smoothed."""
     from torchvision.utils import make_grid  # here, because importing torchvision takes 2 s and most commands draw nothing
 

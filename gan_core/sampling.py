@@ -74,7 +74,8 @@ def seed_layers(seed: int, player: str, step: int, device: torch.device) -> None
     value = derive_seed(seed, f"layers/{player}", step, distributed.rank())
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(value)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(value)
 
 
 def evaluation_indices(seed: int, *, count: int, dataset_size: int) -> Int64[Tensor, " count"]:

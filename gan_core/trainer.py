@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from gan_core import distributed, ema, pictures, sampling
+from gan_core import distributed, pictures, sampling
 from gan_core.building import Parts, build
 from gan_core.config import GanConfig
 from gan_core.datatypes import Batch
@@ -104,7 +104,7 @@ class Trainer:
             "best": self.best,
             "generator": parts.g.network.state_dict(),
             "discriminator": parts.d.network.state_dict(),
-            "g_ema": parts.g_ema.state_dict(),
+            "g_ema": parts.g_ema.network.state_dict(),
             "generator_optimizer": parts.g.optimizer.state_dict(),
             "discriminator_optimizer": parts.d.optimizer.state_dict(),
         }
@@ -129,7 +129,7 @@ class Trainer:
             setattr(self, name, state[name])
         parts.g.network.load_state_dict(state["generator"])
         parts.d.network.load_state_dict(state["discriminator"])
-        parts.g_ema.load_state_dict(state["g_ema"])
+        parts.g_ema.network.load_state_dict(state["g_ema"])
         parts.g.optimizer.load_state_dict(state["generator_optimizer"])
         parts.d.optimizer.load_state_dict(state["discriminator_optimizer"])
         self._last_good = self.images_seen
@@ -141,7 +141,7 @@ class Trainer:
             if parts.draws_noise:
                 sampling.seed_layers(self.config.seed, "d", self.d_steps, parts.device)
             real, latents = self._real("d", self.d_steps), self._latents("d", self.d_steps)
-            self._history.add(discriminator_step(parts.g.network, parts.d, real, latents, parts.game))
+            self._history.add(discriminator_step(parts.d, parts.g, real, latents, parts.game))
             self.d_steps += 1
             self.images_seen += batch_size
         for _ in range(ratio.g):
@@ -149,21 +149,13 @@ class Trainer:
                 sampling.seed_layers(self.config.seed, "g", self.g_steps, parts.device)
             paired = self._real("g", self.g_steps) if parts.game.loss.generator_reads_real else None
             latents = self._latents("g", self.g_steps)
-            self._history.add(generator_step(parts.d.network, parts.g, paired, latents, parts.game))
+            self._history.add(generator_step(parts.g, parts.d, paired, latents, parts.game))
             self.g_steps += 1
-        ema.update(
-            parts.g_ema,
-            parts.g.network,
-            images=ratio.d * batch_size,
-            images_seen=self.images_seen,
-            halflife_kimg=self.config.ema_halflife_kimg,
-        )
+        parts.g_ema.update(images=ratio.d * batch_size, images_seen=self.images_seen)
 
     def _real(self, player: str, step: int) -> Batch:
         config, parts = self.config, self.parts
-        indices = sampling.batch_indices(
-            config.seed, f"{player}/real", step, batch_size=config.batch_size, dataset_size=len(parts.dataset)
-        )
+        indices = sampling.batch_indices(config.seed, f"{player}/real", step, batch_size=config.batch_size, dataset_size=len(parts.dataset))
         return parts.dataset.batch(indices, parts.device, parts.dtype, labelled=config.network.conditional)
 
     def _latents(self, player: str, step: int) -> Batch:
@@ -237,4 +229,4 @@ class Trainer:
     def _generate(self, first_seed: int, count: int, labels: Int64[Tensor, " count"] | None) -> Float[Tensor, "count C H W"]:
         z = sampling.latents_of_seeds(first_seed, count, z_dim=self.config.network.z_dim).to(self.parts.device, self.parts.dtype)
         parts = Batch(z, labels).split(GENERATE_AT_ONCE)
-        return torch.cat([self.parts.g_ema(part.inputs, part.labels) for part in parts])
+        return torch.cat([self.parts.g_ema.network(part.inputs, part.labels) for part in parts])

@@ -56,9 +56,7 @@ def _prepare(config: JobConfig, tracker: Tracker, *, local: bool) -> Launcher:
     return launch.launch
 
 
-def _train(
-    plan: Plan, tracker: Tracker, run_id: str, dataset: ImageDataset, launch: Launcher, clock: "Stopwatch"
-) -> int:
+def _train(plan: Plan, tracker: Tracker, run_id: str, dataset: ImageDataset, launch: Launcher, clock: "Stopwatch") -> int:
     config, again = plan.config, f"continue it with: raygan train --resume {run_id}"
     job = Job(config=config.model_dump(), tracking_uri=tracker.uri, run_id=run_id)
     try:
@@ -100,7 +98,10 @@ def _summary(config: JobConfig, tracker: Tracker, run_id: str, outcome: Outcome,
         f"\ntrained {outcome['images_seen'] / 1000:.1f} kimg: {outcome['d_steps']} discriminator steps, {outcome['g_steps']} generator "
         f"steps, {outcome['device_seconds']:.0f} device seconds, {outcome['images_seen'] / outcome['device_seconds']:.0f} images/s "
         f"for each of {len(outcome['peak_memory_bytes'])} workers",
-        *(f"{key.removeprefix('quality/'):12} {first[key]:.4f} before, {value:.4f} after; best {best.get(key, value):.4f}" for key, value in last.items()),
+        *(
+            f"{key.removeprefix('quality/'):12} {first[key]:.4f} before, {value:.4f} after; best {best.get(key, value):.4f}"
+            for key, value in last.items()
+        ),
         f"start-up     {clock.text()}",
         f"peak memory  {', '.join(f'{peak / 1e6:.0f} MB' for peak in outcome['peak_memory_bytes'])} (by worker)",
         f"samples      {folder}/{storage.checkpoint_name(outcome['images_seen'])}/{SAMPLES}",

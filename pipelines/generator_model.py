@@ -5,7 +5,6 @@ MLflow copies this file into the model and runs it where the model is loaded.
 
 from typing import Any
 
-import numpy as np
 import torch
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
@@ -24,8 +23,8 @@ class GeneratorModel(PythonModel):
         self.config = context.model_config
         self.generator = torch.export.load(context.artifacts["generator"]).module()
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray[Any, Any]:
-        """One image for each row.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow warns about hints it cannot use
+        """One image for each row of a table.
 
         Raises:
             ValueError: a label is missing or not a class.
@@ -46,11 +45,11 @@ class GeneratorModel(PythonModel):
     def _latent(self, seed: int) -> torch.Tensor:
         return torch.randn(self.config["z_dim"], generator=torch.Generator().manual_seed(seed))
 
-    def _labels(self, model_input: Any, count: int) -> torch.Tensor | None:
+    def _labels(self, table: Any, count: int) -> torch.Tensor | None:
         classes = self.config["num_classes"]
         if not classes:
             return None
-        labels = torch.tensor([int(label) for label in model_input["label"]])
+        labels = torch.tensor([int(label) for label in table["label"]])
         if len(labels) != count or not bool(((labels >= 0) & (labels < classes)).all()):
             raise ValueError(f"label must be 0 to {classes - 1} in every row")
         return labels

@@ -1,12 +1,10 @@
-"""A run through Ray Train: a cluster, a TorchTrainer, and the Session that its workers see."""
+"""A run through Ray Train, from the driver: a cluster, a TorchTrainer, and the reports of its workers on the terminal."""
 
 import os
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 # Ray reads these when it is imported. The controller's poll bounds how long a checkpoint waits (2 s by default).
@@ -17,48 +15,15 @@ import ray.train
 import ray.train.torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
-from pipelines import storage, worker
+from pipelines import rank
 from pipelines.config import JobConfig
 from pipelines.progress import Progress
 
+if TYPE_CHECKING:
+    from pipelines.worker import Job, Outcome
+
 POLL_SECONDS = 0.5
 CONTROLLER_RETRIES = 5
-
-
-class RaySession:
-    """A Session inside a Ray Train worker."""
-
-    def __init__(self, board: Any) -> None:
-        context = ray.train.get_context()
-        self.rank, self.node_rank, self.local_rank = context.get_world_rank(), context.get_node_rank(), context.get_local_rank()
-        self.device = ray.train.torch.get_device()
-        self._storage = context.get_storage()
-        self._board = board
-
-    @contextmanager
-    def latest_checkpoint(self) -> Iterator[Path | None]:
-        """The checkpoint that Ray Train resumes from, else the newest that a run without Ray left in the same place."""
-        found = ray.train.get_checkpoint()
-        if found is None:
-            yield storage.latest_in(Path(self._storage.experiment_fs_path))
-        else:
-            with found.as_directory() as folder:
-                yield Path(folder)
-
-    def save(self, name: str, fill: Callable[[Path], None], *, best_at: int | None) -> None:
-        """Hand a checkpoint to Ray Train, which makes it durable before this returns."""
-        with tempfile.TemporaryDirectory(prefix="raygan-") as folder:
-            checkpoint = None
-            if self.rank == 0:
-                fill(Path(folder))
-                if best_at is not None:
-                    storage.keep_best(self._storage.storage_filesystem, self._storage.experiment_fs_path, Path(folder), best_at)
-                checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report({"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name)
-
-    def show(self, images_seen: int, metrics: dict[str, float]) -> None:
-        """Send progress to the driver, without waiting."""
-        self._board.put.remote((images_seen, metrics))
 
 
 @ray.remote(num_cpus=0)
@@ -120,12 +85,7 @@ def uses_gpu(config: JobConfig) -> bool:
     return bool(ray.cluster_resources().get("GPU", 0.0) >= config.ray.num_workers)
 
 
-def train_on_worker(told: dict[str, Any]) -> worker.Outcome:
-    """What Ray Train runs on every rank."""
-    return worker.run(told["job"], RaySession(told["board"]))
-
-
-def launch(job: worker.Job, config: JobConfig, progress: Progress) -> worker.Outcome:
+def launch(job: "Job", config: JobConfig, progress: Progress) -> "Outcome":
     """Run the job on the connected cluster, restarting from the last checkpoint when workers are lost.
 
     Raises:
@@ -134,14 +94,12 @@ def launch(job: worker.Job, config: JobConfig, progress: Progress) -> worker.Out
     board = _Board.remote()  # type: ignore[attr-defined]
     on_gpu = uses_gpu(config)
     trainer = ray.train.torch.TorchTrainer(
-        train_on_worker,
+        rank.train,
         train_loop_config={"job": job, "board": board},
         torch_config=ray.train.torch.TorchConfig(
             backend="nccl" if on_gpu else "gloo", timeout_s=int(config.ray.collective_timeout_seconds)
         ),
-        scaling_config=ScalingConfig(
-            num_workers=config.ray.num_workers, use_gpu=on_gpu, resources_per_worker=_resources(config, on_gpu)
-        ),
+        scaling_config=ScalingConfig(num_workers=config.ray.num_workers, use_gpu=on_gpu, resources_per_worker=_resources(config, on_gpu)),
         run_config=RunConfig(
             name=job["run_id"],
             storage_path=config.ray.storage_path,
@@ -151,7 +109,7 @@ def launch(job: worker.Job, config: JobConfig, progress: Progress) -> worker.Out
     )
     with _shown(board, progress):
         result = trainer.fit()
-    outcome: worker.Outcome = result.return_value
+    outcome: "Outcome" = result.return_value
     return outcome
 
 

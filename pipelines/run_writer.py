@@ -32,6 +32,7 @@ def patient_client(tracking_uri: str) -> MlflowClient:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     return MlflowClient(tracking_uri=tracking_uri)
 
 
@@ -116,9 +117,7 @@ class RunWriter:
         fresh = [record for record in records if record["step"] > self._mark]
         for record in fresh:
             if record["picture"] and record["step"] not in self._pictured:
-                self._client.log_image(
-                    self._run_id, _decoded(record["picture"]), key=PICTURE_KEY, step=record["step"], synchronous=True
-                )
+                self._client.log_image(self._run_id, _decoded(record["picture"]), key=PICTURE_KEY, step=record["step"], synchronous=True)
                 self._pictured.add(record["step"])
         for batch in _batches([self._points(record) for record in fresh]):
             self._client.log_batch(self._run_id, metrics=batch, synchronous=True)

@@ -30,7 +30,5 @@ def _mean_off_diagonal(features: Tensor) -> Tensor:
 
 def _kernel_sum(left: Tensor, right: Tensor) -> Tensor:
     """The sum of the kernel over all pairs, in blocks: memory is BLOCK x BLOCK whatever the counts."""
-    sums = [
-        (rows @ columns.T / left.shape[1] + 1.0).pow(3).sum() for rows in left.split(BLOCK) for columns in right.split(BLOCK)
-    ]
+    sums = [(rows @ columns.T / left.shape[1] + 1.0).pow(3).sum() for rows in left.split(BLOCK) for columns in right.split(BLOCK)]
     return torch.stack(sums).sum()

@@ -1,0 +1,63 @@
+"""What Ray Train runs on every rank. Imports are inside: Ray's controller loads this module too, and needs no PyTorch for it."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.worker import Outcome
+
+
+def train(told: dict[str, Any]) -> "Outcome":
+    """Run the job that the driver sent, as one rank."""
+    from pipelines import worker
+
+    return worker.run(told["job"], RaySession(told["board"]))
+
+
+class RaySession:
+    """A Session inside a Ray Train worker."""
+
+    def __init__(self, board: Any) -> None:
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        self.rank, self.node_rank, self.local_rank = context.get_world_rank(), context.get_node_rank(), context.get_local_rank()
+        self.device = ray.train.torch.get_device()
+        self._storage = context.get_storage()
+        self._board = board
+
+    @contextmanager
+    def latest_checkpoint(self) -> Iterator[Path | None]:
+        """The checkpoint that Ray Train resumes from, else the newest that a run without Ray left in the same place."""
+        import ray.train
+
+        from pipelines import storage
+
+        found = ray.train.get_checkpoint()
+        if found is None:
+            yield storage.latest_in(Path(self._storage.experiment_fs_path))
+        else:
+            with found.as_directory() as folder:
+                yield Path(folder)
+
+    def save(self, name: str, fill: Callable[[Path], None], *, best_at: int | None) -> None:
+        """Hand a checkpoint to Ray Train, which makes it durable before this returns."""
+        import ray.train
+
+        from pipelines import storage
+
+        with tempfile.TemporaryDirectory(prefix="raygan-") as folder:
+            checkpoint = None
+            if self.rank == 0:
+                fill(Path(folder))
+                if best_at is not None:
+                    storage.keep_best(self._storage.storage_filesystem, self._storage.experiment_fs_path, Path(folder), best_at)
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report({"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+    def show(self, images_seen: int, metrics: dict[str, float]) -> None:
+        """Send progress to the driver, without waiting."""
+        self._board.put.remote((images_seen, metrics))
