@@ -1,6 +1,5 @@
 """From a config to the things that training uses: data, networks, players. The only place in the core that reads the config for them."""
 
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
@@ -92,7 +91,7 @@ def resolved_precision(config: GanConfig, device: torch.device) -> str:
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
-def _autocast(config: GanConfig, device: torch.device) -> partial[AbstractContextManager[None]]:
+def _autocast(config: GanConfig, device: torch.device) -> partial[torch.autocast]:
     enabled = resolved_precision(config, device) == "bfloat16"
     return partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=enabled)
 

@@ -1,7 +1,6 @@
 """A training state in a folder: one file of tensors and plain values, and its checksum. No pickled code is ever loaded."""
 
 import json
-import os
 from collections.abc import Mapping
 from hashlib import file_digest
 from pathlib import Path
@@ -18,7 +17,7 @@ def save(state: Mapping[str, Any], folder: Path) -> None:
     note = {"sha256": _digest(folder / STATE), "images_seen": state["images_seen"]}
     temporary = folder / f".{SUMS}"
     temporary.write_text(json.dumps(note))
-    os.replace(temporary, folder / SUMS)
+    temporary.replace(folder / SUMS)
 
 
 def load(folder: Path) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def grid(images: Float[Tensor, "batch channels height width"], *, columns: int |
     pixels = ((images.detach().float().cpu() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
     tiles = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     rows = make_grid(tiles, nrow=columns or math.ceil(math.sqrt(len(tiles))), padding=2, pad_value=255)
-    return rows.permute(1, 2, 0).contiguous().numpy()
+    pixels_last: np.ndarray = rows.permute(1, 2, 0).contiguous().numpy()
+    return pixels_last
 
 
 def _scatter(fake: Tensor, real: Tensor) -> UInt8[np.ndarray, "rows columns 3"]:

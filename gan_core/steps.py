@@ -1,7 +1,6 @@
 """How the two players take a step: the algorithm of 1406.2661 on one screen, with plain arguments and no waiting for the device."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -33,7 +32,7 @@ class Game(NamedTuple):
     """The loss, the precision of forward passes, and into how many parts a rank's batch is divided to save memory."""
 
     loss: AdversarialLoss
-    autocast: Callable[[], AbstractContextManager[None]]
+    autocast: Callable[[], torch.autocast]
     accumulation_steps: int
 
 

@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = importlib.import_module(f"pipelines.{words[0]}").main(words[1:])
         return status
     asked = words in (["-h"], ["--help"])
-    lines = [f"usage: raygan COMMAND ...; raygan COMMAND --help says more", ""] + [f"  {name:10} {text}" for name, text in COMMANDS.items()]
+    lines = ["usage: raygan COMMAND ...; raygan COMMAND --help says more", ""] + [f"  {name:10} {text}" for name, text in COMMANDS.items()]
     print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
 

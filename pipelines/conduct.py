@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -15,6 +15,18 @@ from pipelines.plan import FAILED, INTERRUPTED, USAGE, Plan
 from pipelines.progress import Progress
 from pipelines.tracking import Tracker
 from pipelines.worker import SAMPLES, Job, Outcome
+
+LINES_SHOWN, ERROR_FILE = 8, "error.txt"
+
+
+class Ride(NamedTuple):
+    """One training and where it is tracked."""
+
+    plan: Plan
+    dataset: ImageDataset
+    tracker: Tracker
+    run_id: str
+
 
 Launcher = Callable[[Job, JobConfig, Progress], Outcome]
 
@@ -40,7 +52,7 @@ def run(plan: Plan, dataset: ImageDataset, *, local: bool) -> int:
         run_id = tracking.create_run(tracker, config, dataset, plan.name)
     clock.lap("mlflow_run")
     print(f"{'resuming' if plan.resume else 'training'} run {run_id}: {config.total_kimg:g} kimg of {dataset.name}", flush=True)
-    return _train(plan, tracker, run_id, dataset, launch, clock)
+    return _train(Ride(plan, dataset, tracker, run_id), launch, clock)
 
 
 def _prepare(config: JobConfig, tracker: Tracker, *, local: bool) -> Launcher:
@@ -56,7 +68,8 @@ def _prepare(config: JobConfig, tracker: Tracker, *, local: bool) -> Launcher:
     return launch.launch
 
 
-def _train(plan: Plan, tracker: Tracker, run_id: str, dataset: ImageDataset, launch: Launcher, clock: "Stopwatch") -> int:
+def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
+    plan, dataset, tracker, run_id = ride
     config, again = plan.config, f"continue it with: raygan train --resume {run_id}"
     job = Job(config=config.model_dump(), tracking_uri=tracker.uri, run_id=run_id)
     try:
@@ -75,22 +88,31 @@ def _train(plan: Plan, tracker: Tracker, run_id: str, dataset: ImageDataset, lau
         print(f"\ninterrupted; {again}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # whatever it was, the run in MLflow must say that it failed, and the user what to do
-        _end(tracker, run_id, "FAILED")
-        print(f"\nraygan train: run {run_id} failed: {error}\n{again}", file=sys.stderr)
+        _end(tracker, run_id, "FAILED", error=str(error))
+        print(f"\nraygan train: run {run_id} failed: {_brief(error)}\n{again}", file=sys.stderr)
         return FAILED
-    print(_summary(config, tracker, run_id, outcome, model, clock))
+    print(_summary(ride, outcome, model, clock))
     return 0
 
 
-def _end(tracker: Tracker, run_id: str, status: str) -> None:
+def _brief(error: Exception) -> str:
+    """Ray's errors hold whole tracebacks: their first and last lines say what and why."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return str(error) if len(lines) <= LINES_SHOWN else f"{lines[0]}\n  {lines[-1].strip()}\nThe whole error is in the run's {ERROR_FILE}."
+
+
+def _end(tracker: Tracker, run_id: str, status: str, error: str = "") -> None:
     """Set the final status; a store that is away keeps RUNNING, and the user is told."""
     try:
+        if error:
+            tracker.client.log_text(run_id, error, ERROR_FILE)
         tracker.client.set_terminated(run_id, status)
-    except Exception as error:  # the failure that brought us here matters more
-        print(f"the status {status} could not be set in {tracker.uri}: {error}", file=sys.stderr)
+    except Exception as failure:  # the one that brought us here matters more
+        print(f"the status {status} could not be set in {tracker.uri}: {failure}", file=sys.stderr)
 
 
-def _summary(config: JobConfig, tracker: Tracker, run_id: str, outcome: Outcome, model: str, clock: "Stopwatch") -> str:
+def _summary(ride: Ride, outcome: Outcome, model: str, clock: "Stopwatch") -> str:
+    config, tracker, run_id = ride.plan.config, ride.tracker, ride.run_id
     first, last, best = outcome["first_scores"], outcome["last_scores"], outcome["best"]
     folder = f"{config.ray.storage_path}/{run_id}"
     ui = "" if tracker.uri.startswith("http") else "   (after: make ui)"
@@ -121,11 +143,12 @@ def _closed(progress: Progress) -> Iterator[Progress]:
 
 
 class Stopwatch:
-    """Where the time from the command to the first step went, in seconds by name."""
+    """Where the time from the command to the first step went, in seconds by name; and then how long the loop took, reports included."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {"imports_config_data": time.time() - psutil.Process().create_time()}
         self.last = time.time()
+        self.loop_seconds = 0.0
 
     def lap(self, name: str) -> None:
         """The time since the last lap belongs to `name`."""
@@ -137,10 +160,11 @@ class Stopwatch:
         self.laps["workers"] = outcome["entered_at"] - self.last
         self.laps["build"] = outcome["built_at"] - outcome["entered_at"]
         self.laps["first_scores"] = outcome["training_at"] - outcome["built_at"]
+        self.loop_seconds = outcome["finished_at"] - outcome["training_at"]
 
     def metrics(self) -> dict[str, float]:
         """For MLflow."""
-        return {f"startup/{name}_seconds": seconds for name, seconds in self.laps.items()}
+        return {f"startup/{name}_seconds": seconds for name, seconds in self.laps.items()} | {"timing/loop_seconds": self.loop_seconds}
 
     def text(self) -> str:
         """For the terminal."""

@@ -12,7 +12,7 @@ from mlflow.pyfunc import PythonModel
 IMAGES_AT_ONCE = 256
 
 
-class GeneratorModel(PythonModel):
+class GeneratorModel(PythonModel):  # type: ignore[misc]  # mlflow has no types
     """Predicts images [rows, height, width, channels] from a table with a `seed`, and for class-conditional models a `label`.
 
     Seed i always gives image i. Images are uint8; generators of 2-D points give float32 [rows, 1, 1, 2].

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-
 # Ray reads these when it is imported. The controller's poll bounds how long a checkpoint waits (2 s by default).
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 
@@ -26,18 +25,21 @@ POLL_SECONDS = 0.5
 CONTROLLER_RETRIES = 5
 
 
+Said = tuple[int, dict[str, float]] | str
+
+
 @ray.remote(num_cpus=0)
 class _Board:
-    """Holds the reports that the driver has not shown yet."""
+    """Holds the reports and sentences that the driver has not shown yet."""
 
     def __init__(self) -> None:
-        self.reports: list[tuple[int, dict[str, float]]] = []
+        self.waiting: list[Said] = []
 
-    def put(self, report: tuple[int, dict[str, float]]) -> None:
-        self.reports.append(report)
+    def put(self, said: Said) -> None:
+        self.waiting.append(said)
 
-    def take(self) -> list[tuple[int, dict[str, float]]]:
-        taken, self.reports = self.reports, []
+    def take(self) -> list[Said]:
+        taken, self.waiting = self.waiting, []
         return taken
 
 
@@ -109,7 +111,7 @@ def launch(job: "Job", config: JobConfig, progress: Progress) -> "Outcome":
     )
     with _shown(board, progress):
         result = trainer.fit()
-    outcome: "Outcome" = result.return_value
+    outcome: Outcome = result.return_value
     return outcome
 
 
@@ -123,8 +125,11 @@ def _shown(board: Any, progress: Progress) -> Iterator[None]:
     finished = threading.Event()
 
     def show() -> None:
-        for images_seen, metrics in ray.get(board.take.remote()):
-            progress.show(images_seen, metrics)
+        for said in ray.get(board.take.remote()):
+            if isinstance(said, str):
+                progress.say(said)
+            else:
+                progress.show(*said)
 
     def watch() -> None:
         while not finished.wait(POLL_SECONDS):

@@ -27,7 +27,7 @@ class LocalSession:
         self.keep = config.ray.checkpoints_to_keep
         use_gpu = torch.cuda.is_available() if config.ray.use_gpu is None else config.ray.use_gpu
         self.device = torch.device("cuda" if use_gpu else "cpu")
-        self.show = progress.show
+        self.show, self.say = progress.show, progress.say
 
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -19,7 +19,7 @@ class Progress:
         self._values: dict[str, float] = {}
         self._started: tuple[float, float] | None = None
         self._last_line = -LINE_EVERY_SECONDS
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
 
     def show(self, images_seen: int, metrics: dict[str, float]) -> None:
         """One report. Losses are means since the report before; the distance is that of the last evaluation."""
@@ -32,6 +32,10 @@ class Progress:
         elif now - self._last_line >= LINE_EVERY_SECONDS or kimg >= self._total:
             self._last_line = now
             print(self._line(kimg, metrics, now), file=self._stream, flush=True)
+
+    def say(self, sentence: str) -> None:
+        """A line between the reports."""
+        tqdm.write(sentence, file=self._stream)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

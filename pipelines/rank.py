@@ -61,3 +61,7 @@ class RaySession:
     def show(self, images_seen: int, metrics: dict[str, float]) -> None:
         """Send progress to the driver, without waiting."""
         self._board.put.remote((images_seen, metrics))
+
+    def say(self, sentence: str) -> None:
+        """Send a sentence to the driver, without waiting."""
+        self._board.put.remote(sentence)

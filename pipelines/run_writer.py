@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-import warnings
+from collections.abc import Callable
 from typing import Any, TypedDict
 
 import numpy as np
@@ -53,12 +53,21 @@ class RunWriter:
     """Delivers records to run `run_id` from a thread of its own.
 
     `clock` is a metric that every record carries, last: its largest delivered step is the high-water mark, below which records are
-    repeats (a worker was restarted from a checkpoint) and are dropped. `pending` are records that an earlier worker left.
+    repeats (a worker was restarted from a checkpoint) and are dropped. `pending` are records that an earlier worker left. `say` tells
+    the user that the store went away, and that it came back.
     """
 
-    def __init__(self, tracking_uri: str, run_id: str, *, clock: str = CLOCK, pending: list[Record] | None = None) -> None:
+    def __init__(
+        self,
+        tracking_uri: str,
+        run_id: str,
+        *,
+        say: Callable[[str], None],
+        clock: str = CLOCK,
+        pending: list[Record] | None = None,
+    ) -> None:
         self._client = patient_client(tracking_uri)
-        self._uri, self._run_id, self._clock = tracking_uri, run_id, clock
+        self._uri, self._run_id, self._clock, self._say = tracking_uri, run_id, clock, say
         self._queue: list[Record] = list(pending or [])
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -142,11 +151,11 @@ class RunWriter:
         if self._failing_since is None:
             self._failing_since = time.monotonic()
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            warnings.warn(f"{self._uri} does not take metrics ({reason}); training goes on, points wait", stacklevel=1)
+            self._say(f"{self._uri} does not take metrics ({reason}); training goes on, points wait")
 
     def _note_success(self) -> None:
         if self._failing_since is not None:
-            warnings.warn(f"{self._uri} is back after {time.monotonic() - self._failing_since:.0f} s", stacklevel=1)
+            self._say(f"{self._uri} takes metrics again, after {time.monotonic() - self._failing_since:.0f} s")
             self._failing_since = None
 
 

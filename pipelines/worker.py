@@ -44,6 +44,7 @@ class Outcome(TypedDict):
     entered_at: float
     built_at: float
     training_at: float
+    finished_at: float
     failure: str
     undelivered: str
 
@@ -68,6 +69,10 @@ class Session(Protocol):
         """Progress, called on rank 0."""
         ...
 
+    def say(self, sentence: str) -> None:
+        """Something that the user should know now."""
+        ...
+
 
 def run(job: Job, session: Session) -> Outcome:
     """Train to the end of the budget, from the latest checkpoint if there is one."""
@@ -87,6 +92,7 @@ def run(job: Job, session: Session) -> Outcome:
         trainer.run(desk.receive)
     except DivergenceError as error:
         failure = str(error)
+    finished_at = time.time()
     undelivered = desk.close(config.mlflow.delivery_timeout_seconds)
     peak = torch.tensor([_peak_memory(session.device)], dtype=torch.int64, device=session.device)
     return Outcome(
@@ -101,6 +107,7 @@ def run(job: Job, session: Session) -> Outcome:
         entered_at=entered_at,
         built_at=built_at,
         training_at=desk.training_at or built_at,
+        finished_at=finished_at,
         failure=failure,
         undelivered=undelivered,
     )
@@ -121,7 +128,7 @@ class _Desk:
             if session.rank == 0 or self.monitor:
                 clock = CLOCK if session.rank == 0 else f"{self.prefix}images_seen"
                 mine = pending if session.rank == 0 else None
-                self.writer = RunWriter(job["tracking_uri"], job["run_id"], clock=clock, pending=mine)
+                self.writer = RunWriter(job["tracking_uri"], job["run_id"], say=session.say, clock=clock, pending=mine)
 
     def receive(self, report: Report) -> None:
         """One report of the trainer."""

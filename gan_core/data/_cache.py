@@ -1,7 +1,6 @@
 """Decoded images on disk: written once under a lock, complete or absent, memory-mapped by every worker of a node."""
 
 import json
-import os
 import shutil
 import tempfile
 import warnings
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -50,10 +49,11 @@ class Entry:
         """A writer whose files appear all at once, when the block ends without an error."""
         temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.folder.parent))
         try:
-            writer = Writer(temporary, (channels, resolution, resolution))
-            yield writer
+            with (temporary / "images.bin").open("wb") as images:
+                writer = Writer(temporary, images, (channels, resolution, resolution))
+                yield writer
             writer.finish()
-            os.replace(temporary, self.folder)
+            temporary.replace(self.folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -72,9 +72,8 @@ class Entry:
 class Writer:
     """Appends images and labels, hashing the content as it goes; keeps the list of dropped rows."""
 
-    def __init__(self, folder: Path, shape: tuple[int, int, int]) -> None:
-        self.folder, self.shape = folder, shape
-        self.images = (folder / "images.bin").open("wb")
+    def __init__(self, folder: Path, images: BinaryIO, shape: tuple[int, int, int]) -> None:
+        self.folder, self.images, self.shape = folder, images, shape
         self.labels: list[int] = []
         self.corrupt: list[str] = []
         self.count = 0
@@ -92,7 +91,6 @@ class Writer:
         self.corrupt.append(reason)
 
     def finish(self) -> None:
-        self.images.close()
         labels = np.asarray(self.labels, np.int64)
         labels.tofile(self.folder / "labels.bin")
         self.digest.update(labels.tobytes())

@@ -56,7 +56,7 @@ def load(
         manifest, images, labels = cache.read()
     _require_few_corrupt(path, manifest, max_corrupt_fraction)
     classes = int(labels.max()) + 1 if labels is not None else 0
-    return ImageDataset(Path(path).stem, images, labels, manifest["content_hash"], num_classes=classes, source=str(path))
+    return ImageDataset(_name(Path(path)), images, labels, manifest["content_hash"], num_classes=classes, source=str(path))
 
 
 class Columns(NamedTuple):
@@ -73,6 +73,11 @@ class Row(NamedTuple):
     place: str
     encoded: bytes | None
     label: int | None
+
+
+def _name(path: Path) -> str:
+    """`mnist/train` for .../mnist/train.parquet: a stem alone is too often just `train`."""
+    return path.name if path.is_dir() else f"{path.parent.name}/{path.stem}"
 
 
 def _files(path: Path) -> list[Path]:
@@ -144,7 +149,7 @@ def _layout(files: list[Path], columns: Columns, resolution: int | None, channel
 
 
 def _fill(cache: _cache.Entry, files: list[Path], columns: Columns, layout: Layout) -> None:
-    def pixels_of(row: Row) -> np.ndarray[Any, Any] | str:
+    def pixels_of(row: Row) -> np.ndarray[Any, np.dtype[np.uint8]] | str:
         if columns.label and (row.label is None or row.label < 0):
             return f"{row.place}: label {row.label}"
         try:

@@ -1,1 +1,1 @@
-"""Generator and discriminator pairs, one file each: `generator(...)` and `discriminator(...)`, whose keyword arguments are the config schema."""
+"""Network pairs, one file each: `generator(...)` and `discriminator(...)`, whose keyword arguments are the config schema."""

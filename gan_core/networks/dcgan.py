@@ -4,6 +4,7 @@ Resolutions are 4, 5, 6 or 7 times a power of two, from 8 to 256: so every power
 uses 64 = 4 * 16.
 """
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -19,11 +20,11 @@ RESOLUTIONS = sorted(base * 2**doublings for base in (4, 5, 6, 7) for doublings 
 class Generator(nn.Module):
     """z to a base x base map, then a transposed convolution for each doubling; tanh at the end."""
 
-    def __init__(self, base: int, channels: int, z_dim: int, num_classes: int, widths: list[int], norm: Norm) -> None:
+    def __init__(self, base: int, channels: int, *, z_dim: int, num_classes: int, widths: list[int], norm: Norm) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_classes, z_dim) if num_classes else None
         layers: list[nn.Module] = [_upward(z_dim, widths[0], base, norm), *_normed(norm, widths[0]), nn.ReLU()]
-        for width_in, width_out in zip(widths, widths[1:], strict=False):
+        for width_in, width_out in pairwise(widths):
             layers += [_doubling(width_in, width_out, norm), *_normed(norm, width_out), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1), nn.Tanh())
         self.apply(_initialise)
@@ -39,12 +40,13 @@ class Generator(nn.Module):
 
 class Discriminator(nn.Module):
     """A strided convolution for each halving, no normalisation on the first; classes enter by projection
-    (1802.05637, eq. 3)."""
+    (1802.05637, eq. 3).
+    """
 
-    def __init__(self, base: int, channels: int, num_classes: int, widths: list[int], norm: Norm) -> None:
+    def __init__(self, base: int, channels: int, *, num_classes: int, widths: list[int], norm: Norm) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
-        for width_in, width_out in zip(widths, widths[1:], strict=False):
+        for width_in, width_out in pairwise(widths):
             layers += [nn.Conv2d(width_in, width_out, 4, 2, 1, bias=norm == "none"), *_normed(norm, width_out), nn.LeakyReLU(0.2)]
         self.features = nn.Sequential(*layers)
         self.logit = nn.Conv2d(widths[-1], 1, base)
@@ -73,7 +75,7 @@ def generator(
     max_width: Positive = 512,
     norm: Norm = "batch",
 ) -> Generator:
-    """z [batch, z_dim] to images [batch, channels, resolution, resolution] in [-1, 1].
+    """Z [batch, z_dim] to images [batch, channels, resolution, resolution] in [-1, 1].
 
     `width` channels before the last layer, doubled towards z up to `max_width`. `norm: layer` and `instance` do not look
     across the batch, so results then do not depend on how a batch is divided over ranks.
@@ -82,7 +84,7 @@ def generator(
         ValueError: a resolution that is not in RESOLUTIONS.
     """
     base, widths = _plan(resolution, width, max_width)
-    return Generator(base, channels, z_dim, num_classes, widths[::-1], norm)
+    return Generator(base, channels, z_dim=z_dim, num_classes=num_classes, widths=widths[::-1], norm=norm)
 
 
 def discriminator(
@@ -100,7 +102,7 @@ def discriminator(
         ValueError: a resolution that is not in RESOLUTIONS.
     """
     base, widths = _plan(resolution, width, max_width)
-    return Discriminator(base, channels, num_classes, widths, norm)
+    return Discriminator(base, channels, num_classes=num_classes, widths=widths, norm=norm)
 
 
 def _plan(resolution: int, width: int, max_width: int) -> tuple[int, list[int]]:
@@ -137,5 +139,5 @@ def _initialise(module: nn.Module) -> None:
         module.weight.normal_(0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
         module.weight.normal_(1.0, 0.02)
-    if isinstance(getattr(module, "bias", None), Tensor):
-        module.bias.zero_()
+    if isinstance(bias := getattr(module, "bias", None), Tensor):
+        bias.zero_()

@@ -6,7 +6,6 @@ units with 5 pieces each and dropout: `hidden_width: 240, hidden_layers: 2, maxo
 
 from typing import Annotated, Literal
 
-import torch
 from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Maxout or leaky ReLU layers; classes enter by projection (1802.05637, eq. 3)."""
 
-    def __init__(self, pixels: int, num_classes: int, hidden: list[nn.Module], hidden_width: int) -> None:
+    def __init__(self, num_classes: int, hidden: list[nn.Module], hidden_width: int) -> None:
         super().__init__()
         self.features = nn.Sequential(nn.Flatten(), *hidden)
         self.logit = nn.Linear(hidden_width, 1)
@@ -67,7 +66,8 @@ class Maxout(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "batch width_in"]) -> Float[Tensor, "batch width_out"]:
         pieces: Tensor = self.linear(inputs)
-        return pieces.unflatten(1, (-1, self.pieces)).amax(2)
+        largest: Tensor = pieces.unflatten(1, (-1, self.pieces)).amax(2)
+        return largest
 
 
 def generator(
@@ -80,7 +80,7 @@ def generator(
     hidden_layers: Positive = 2,
     output: Literal["tanh", "linear"] = "tanh",
 ) -> Generator:
-    """z [batch, z_dim] to images [batch, channels, resolution, resolution]; `tanh` bounds them to [-1, 1]."""
+    """Z [batch, z_dim] to images [batch, channels, resolution, resolution]; `tanh` bounds them to [-1, 1]."""
     outputs: dict[str, nn.Module] = {"tanh": nn.Tanh(), "linear": nn.Identity()}
     return Generator((channels, resolution, resolution), z_dim, num_classes, [hidden_width] * hidden_layers, outputs[output])
 
@@ -105,4 +105,4 @@ def discriminator(
             hidden += [Maxout(width_in, hidden_width, maxout_pieces)]
         if dropout:
             hidden += [nn.Dropout(dropout)]
-    return Discriminator(pixels, num_classes, hidden, hidden_width)
+    return Discriminator(num_classes, hidden, hidden_width)

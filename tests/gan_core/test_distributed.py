@@ -1,0 +1,84 @@
+"""Two real gloo processes against one. A test of averaged gradients must compare with the undivided batch: ranks that agree with
+each other can still both be wrong."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gan_core import distributed
+from tests.gan_core.ranks import CASES, free_port, train
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    folder, port = tmp_path_factory.mktemp("ranks"), free_port()
+    command = [sys.executable, "-m", "tests.gan_core.ranks"]
+    processes = [subprocess.Popen([*command, str(rank), "2", str(port), str(folder)]) for rank in range(2)]
+    try:
+        assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def leaves(value, key=""):
+    if isinstance(value, torch.Tensor):
+        yield key, value.double()
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from leaves(inner, f"{key}/{name}")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_of_four_equal_one_rank_of_eight(two_ranks, case):
+    one = dict(leaves(train(CASES[case])["state"]))
+    two = dict(leaves(two_ranks[0][case]["state"]))
+    assert one.keys() == two.keys()
+    for key, expected in one.items():
+        scale = expected.abs().max().item()
+        assert (two[key] - expected).abs().max().item() <= 1e-6 * scale, key
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_report_what_one_rank_reports(two_ranks, case):
+    for one, two in zip(train(CASES[case])["metrics"], two_ranks[0][case]["metrics"], strict=True):
+        for key in one:
+            if key not in ("progress/images_per_second", "progress/device_seconds"):
+                assert two[key] == pytest.approx(one[key], rel=1e-6, abs=1e-12), key
+
+
+@pytest.mark.parametrize("case", [*CASES, "batch norm"])
+def test_the_ranks_end_with_equal_bits(two_ranks, case):
+    first, second = (dict(leaves(ranks[case]["state"])) for ranks in two_ranks)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_replicas_that_differ_in_one_bit_are_noticed(monkeypatch):
+    network = torch.nn.Linear(3, 3)
+    ours = distributed._checksum(network)
+    network.weight.data[1, 1] = torch.nextafter(network.weight[1, 1], torch.tensor(9.0))
+    theirs = distributed._checksum(network)
+    assert ours.item() != theirs.item()
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "gather", lambda shard: torch.stack([ours, theirs]))
+    with pytest.raises(RuntimeError, match="the ranks' copies of the generator differ"):
+        distributed.require_equal_replicas(network, "generator")
+
+
+def test_swapped_weights_change_the_checksum():
+    network = torch.nn.Linear(2, 1, bias=False)
+    network.weight.data = torch.tensor([[1.0, 2.0]])
+    before = distributed._checksum(network)
+    network.weight.data = torch.tensor([[2.0, 1.0]])
+    assert distributed._checksum(network).item() != before.item()
+
+
+def test_buckets_keep_order_and_never_mix_types(monkeypatch):
+    monkeypatch.setattr(distributed, "BUCKET_BYTES", 100)
+    tensors = [torch.zeros(10), torch.zeros(10), torch.zeros(10), torch.zeros(2).double(), torch.zeros(200), torch.zeros(1)]
+    buckets = list(distributed._buckets(tensors))
+    assert [len(bucket) for bucket in buckets] == [2, 1, 1, 1, 1]
+    assert [id(tensor) for bucket in buckets for tensor in bucket] == [id(tensor) for tensor in tensors]

@@ -1,0 +1,38 @@
+import re
+
+import pytest
+
+from gan_core.building import build_networks, load_dataset
+from gan_core.overrides import flatten, merge, parse, unflatten, validate
+from pipelines.config import CONFIGS, JobConfig, load_named, require_resumable
+from tests.support import noise_images, write_parquet
+
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_packaged_config_builds(name, tmp_path):
+    encoded, _ = noise_images(4, size=28)
+    given = {"data.path": str(write_parquet(tmp_path / "a.parquet", encoded, [0] * 4))}
+    tree = load_named(name)
+    config = validate(merge(tree, given if tree["data"]["name"] == "parquet" else {}), JobConfig)
+    config.require_divisible(config.ray.num_workers)
+    build_networks(config.gan(), load_dataset(config.gan()))
+    assert validate(unflatten(flatten(config)), JobConfig) == config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_line_of_a_config_is_the_command_that_runs_it(name):
+    first = (CONFIGS / f"{name}.yaml").read_text().splitlines()[0]
+    assert re.fullmatch(rf"# raygan train {name}( \S+=\S+)*", first)
+
+
+def test_resuming_may_change_the_budget_and_the_machines_but_not_the_game():
+    before = validate(load_named("digits"), JobConfig)
+    after = validate(
+        merge(load_named("digits"), dict(map(parse, ["total_kimg=999", "ray.num_workers=1", "schedule.report_kimg=9"]))), JobConfig
+    )
+    require_resumable(flatten(before), flatten(after), "abc")
+    changed = validate(merge(load_named("digits"), {"batch_size": 64}), JobConfig)
+    with pytest.raises(ValueError, match="batch_size: 128 -> 64"):
+        require_resumable(flatten(before), flatten(changed), "abc")

@@ -1,0 +1,124 @@
+"""Runs through Ray Train with two workers: undisturbed, with a worker killed in the middle, and diverging."""
+
+import time
+
+import psutil
+import pytest
+
+from tests.pipelines.command import TrackedRun, finish, require_equal_states, require_every_point_once, start, train, write_config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ray")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder):
+    return train(folder, write_config(folder, workers=2))
+
+
+def test_two_workers_log_one_run_and_every_point_once(undisturbed):
+    run, out, _ = undisturbed
+    require_every_point_once(run)
+    assert run.run.info.status == "FINISHED"
+    assert len(run.client.search_runs([run.run.info.experiment_id])) == 1
+    assert "for each of 2 workers" in out
+
+
+def test_the_last_checkpoints_and_the_best_are_in_the_storage(undisturbed, folder):
+    run, _, _ = undisturbed
+    names = sorted(path.name for path in (folder / "runs" / run.run_id).iterdir() if path.is_dir())
+    best = int(run.final_state()["best"]["images_seen"])
+    assert names == sorted([f"best_{best:012d}", *(f"checkpoint_{step:012d}" for step in (1600, 2400, 3200))])
+
+
+def test_a_finished_run_can_be_extended_by_one_worker(undisturbed, folder):
+    run, _, _ = undisturbed
+    longer, _, _ = train(folder, "--resume", run.run_id, "total_kimg=4", "ray.num_workers=1")
+    assert longer.steps("d/loss") == list(range(160, 4001, 160))
+    assert longer.run.info.status == "FINISHED"
+
+
+def workers_of(process):
+    """The processes of the run's ranks, among those that this command started."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if "RayTrainWorker" in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.2)
+    raise AssertionError("waited in vain")
+
+
+def reached(folder, images_seen):
+    """The id of the run in `folder` once it has kept a checkpoint at or after `images_seen`."""
+    kept = [path for path in (folder / "runs").glob("*/checkpoint_0*/checkpoint.json") if int(path.parent.name[-12:]) >= images_seen]
+    return kept[0].parent.parent.name if kept else None
+
+
+def test_a_killed_worker_costs_nothing_but_time(tmp_path_factory):
+    """kill -9 after the first checkpoint: same points, each once; same weights as a run that nobody disturbed."""
+    quiet, shot = tmp_path_factory.mktemp("quiet"), tmp_path_factory.mktemp("shot")
+    longer = {"total_kimg": "32", "schedule.checkpoint_kimg": "8", "schedule.evaluate_kimg": "8", "schedule.sample_kimg": "16"}
+    words = [f"{key}={value}" for key, value in {**longer, "schedule.report_kimg": "1.6"}.items()]
+    expected, _, _ = train(quiet, write_config(quiet, workers=2), *words)
+
+    process = start(shot, write_config(shot, workers=2), *words)
+    run_id = wait_for(lambda: reached(shot, 8000))
+    ranks = workers_of(process)
+    assert len(ranks) == 2
+    ranks[-1].kill()
+    status, _, err = finish(process)
+    assert status == 0, err
+
+    run = TrackedRun(shot, run_id)
+    assert run.run.info.status == "FINISHED"
+    for key in ("d/loss", "g/loss", "quality/kid_pixels"):
+        assert run.values(key) == expected.values(key), key
+    assert run.steps("d/loss") == list(range(1600, 32001, 1600))
+    assert run.pictures() == expected.pictures() == {0: 1, 16000: 1, 32000: 1}
+    require_equal_states(run.final_state(), expected.final_state())
+    restarts = [child for child in ranks if child.is_running()]
+    assert restarts == []
+
+
+def test_a_diverging_run_fails_once_with_a_reason_and_is_marked_failed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("diverging")
+    words = ["optimizer.discriminator.lr=1e30", "optimizer.generator.lr=1e30", "total_kimg=3.2"]
+    status, out, err = finish(start(folder, write_config(folder, workers=2), *words))
+    assert status == 1
+    assert "at its step" in err
+    assert "there is no checkpoint yet" in err
+    assert "Traceback" not in err
+    run = TrackedRun(folder, out.split("run ", 1)[1].split(":")[0])
+    assert run.run.info.status == "FAILED"
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path_factory):
+    import signal
+
+    folder = tmp_path_factory.mktemp("interrupted")
+    process = start(folder, write_config(folder, workers=1), "total_kimg=320", "schedule.checkpoint_kimg=8", "schedule.report_kimg=8")
+    run_id = wait_for(lambda: reached(folder, 8000))
+    process.send_signal(signal.SIGINT)
+    status, _, err = finish(process)
+    assert status == 130
+    assert f"raygan train --resume {run_id}" in err
+    assert TrackedRun(folder, run_id).run.info.status == "KILLED"
+    seen = TrackedRun(folder, run_id).final_state()["images_seen"]
+    done, _, _ = train(folder, "--resume", run_id, f"total_kimg={(seen + 16000) / 1000}")
+    assert done.run.info.status == "FINISHED"
+    assert done.steps("d/loss") == list(range(8000, seen + 16001, 8000))

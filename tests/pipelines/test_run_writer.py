@@ -1,0 +1,154 @@
+import json
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pipelines import run_writer
+from pipelines.run_writer import CLOCK, RunWriter, UndeliveredError
+
+
+class Store:
+    """Stands for an MLflow store: keeps what it is given, and can be away, or away after some calls."""
+
+    def __init__(self):
+        self.points, self.pictures, self.calls = [], [], []
+        self.away, self.fail_after = False, None
+        self.lock = threading.Lock()
+
+    def answer(self, call):
+        with self.lock:
+            if self.fail_after is not None:
+                self.fail_after -= 1
+                if self.fail_after < 0:
+                    self.away = True
+            if self.away:
+                raise ConnectionError("nobody answers")
+            self.calls.append(call)
+
+    def get_run(self, run_id):
+        self.answer("get_run")
+        clock = [point for point in self.points if point.key == CLOCK]
+        latest = {CLOCK: max(point.step for point in clock)} if clock else {}
+        return SimpleNamespace(data=SimpleNamespace(metrics=latest))
+
+    def list_artifacts(self, run_id, path):
+        self.answer("list_artifacts")
+        return [SimpleNamespace(path=f"images/samples%step%{step}%timestamp%1%x.png") for step, _ in self.pictures]
+
+    def log_image(self, run_id, image, key, step, synchronous):
+        self.answer("log_image")
+        self.pictures.append((step, np.asarray(image)))
+
+    def log_batch(self, run_id, metrics, synchronous):
+        self.answer("log_batch")
+        assert len(metrics) <= 1000
+        self.points += metrics
+
+    def steps(self, key):
+        return [point.step for point in self.points if point.key == key]
+
+
+SAID = []
+
+
+@pytest.fixture
+def store(monkeypatch):
+    store = Store()
+    SAID.clear()
+    monkeypatch.setattr(run_writer, "patient_client", lambda uri: store)
+    monkeypatch.setattr(run_writer, "WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(run_writer, "LONGEST_WAIT_SECONDS", 0.05)
+    return store
+
+
+def picture(value):
+    return np.full((4, 5, 3), value, np.uint8)
+
+
+def test_everything_arrives_once_and_in_order(store):
+    writer = RunWriter("uri", "run", say=SAID.append)
+    for step in range(500):
+        writer.add(step, {"d/loss": float(step), "g/loss": 1.0}, picture(step // 4) if step % 100 == 0 else None)
+    writer.close(5)
+    assert store.steps("d/loss") == store.steps(CLOCK) == list(range(500))
+    assert [point.value for point in store.points if point.key == "d/loss"] == [float(step) for step in range(500)]
+    assert [step for step, _ in store.pictures] == [0, 100, 200, 300, 400]
+    np.testing.assert_array_equal(store.pictures[2][1], picture(50))
+
+
+def test_a_request_never_holds_half_a_report():
+    records = [[object()] * 300 for _ in range(7)]
+    batches = run_writer._batches(records)
+    assert [len(batch) for batch in batches] == [900, 900, 300]
+
+
+def test_training_does_not_wait_for_a_store_that_is_away_and_nothing_is_lost(store):
+    store.away = True
+    writer = RunWriter("uri", "run", say=SAID.append)
+    started = time.monotonic()
+    for step in range(200):
+        writer.add(step, {"d/loss": 0.0}, picture(1) if step == 7 else None)
+    assert time.monotonic() - started < 1
+    time.sleep(0.2)
+    assert len(writer.pending()) == 200
+    store.away = False
+    writer.close(5)
+    went, came = SAID
+    assert went == "uri does not take metrics (nobody answers); training goes on, points wait"
+    assert came.startswith("uri takes metrics again, after")
+    assert store.steps("d/loss") == list(range(200))
+    assert [step for step, _ in store.pictures] == [7]
+
+
+@pytest.mark.parametrize("calls", range(2, 9))
+def test_a_store_that_fails_in_the_middle_gets_every_point_once(store, calls):
+    store.fail_after = calls
+    writer = RunWriter("uri", "run", say=SAID.append)
+    for step in range(3000):
+        writer.add(step, {"d/loss": 0.0}, picture(step) if step in (3, 5) else None)
+    time.sleep(0.3)
+    store.away, store.fail_after = False, None
+    writer.close(5)
+    assert store.steps("d/loss") == list(range(3000))
+    assert [step for step, _ in store.pictures] == [3, 5]
+
+
+def test_what_cannot_be_delivered_is_an_error_that_counts_it(store):
+    store.away = True
+    writer = RunWriter("uri", "run", say=SAID.append)
+    writer.add(0, {"a": 1.0, "b": 2.0}, picture(0))
+    writer.add(1, {"a": 1.0})
+    with pytest.raises(UndeliveredError, match="3 metric points and 1 pictures were not delivered to uri within 0.2 s"):
+        writer.close(0.2)
+
+
+def test_a_restarted_worker_repeats_nothing_and_leaves_no_gap(store):
+    first = RunWriter("uri", "run", say=SAID.append)
+    for step in range(10):
+        first.add(step, {"d/loss": float(step)}, picture(step) if step in (4, 9) else None)
+    first.close(5)
+    again = RunWriter("uri", "run", say=SAID.append)  # restarted from a checkpoint at step 4
+    for step in range(5, 15):
+        again.add(step, {"d/loss": float(step)}, picture(step) if step == 9 else None)
+    again.close(5)
+    assert store.steps("d/loss") == list(range(15))
+    assert [step for step, _ in store.pictures] == [4, 9]
+
+
+def test_records_that_waited_in_a_checkpoint_are_delivered_by_the_next_worker(store):
+    store.away = True
+    dead = RunWriter("uri", "run", say=SAID.append)
+    for step in range(5):
+        dead.add(step, {"d/loss": float(step)}, picture(step) if step == 2 else None)
+    carried = json.loads(json.dumps(dead.pending()))
+    with pytest.raises(UndeliveredError):
+        dead.close(0.1)
+    store.away = False
+    heir = RunWriter("uri", "run", say=SAID.append, pending=carried)
+    heir.add(5, {"d/loss": 5.0})
+    heir.close(5)
+    assert store.steps("d/loss") == list(range(6))
+    np.testing.assert_array_equal(store.pictures[0][1], picture(2))
