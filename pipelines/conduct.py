@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import psutil
@@ -35,35 +35,36 @@ def run(plan: Plan, dataset: ImageDataset, *, local: bool) -> int:
     """Train as planned; returns the exit status."""
     config = plan.config
     clock = Stopwatch()
-    try:
-        tracker = tracking.connect(config.mlflow.tracking_uri, config.mlflow.experiment)
+    with ExitStack() as stack:
+        try:
+            tracker = tracking.connect(config.mlflow.tracking_uri, config.mlflow.experiment)
+            if plan.resume:
+                tracker = tracker._replace(experiment_id=tracker.client.get_run(plan.resume).info.experiment_id)
+            clock.lap("tracking")
+            launch = _launcher(config, tracker, stack, local=local)
+            clock.lap("ray")
+        except ValueError as error:
+            print(f"raygan train: {error}", file=sys.stderr)
+            return USAGE
         if plan.resume:
-            tracker = tracker._replace(experiment_id=tracker.client.get_run(plan.resume).info.experiment_id)
-        clock.lap("tracking")
-        launch = _prepare(config, tracker, local=local)
-        clock.lap("ray")
-    except ValueError as error:
-        print(f"raygan train: {error}", file=sys.stderr)
-        return USAGE
-    if plan.resume:
-        run_id = plan.resume
-        tracking.reopen_run(tracker, run_id, config, plan.before)
-    else:
-        run_id = tracking.create_run(tracker, config, dataset, plan.name)
-    clock.lap("mlflow_run")
-    print(f"{'resuming' if plan.resume else 'training'} run {run_id}: {config.total_kimg:g} kimg of {dataset.name}", flush=True)
-    return _train(Ride(plan, dataset, tracker, run_id), launch, clock)
+            run_id = plan.resume
+            tracking.reopen_run(tracker, run_id, config, plan.before)
+        else:
+            run_id = tracking.create_run(tracker, config, dataset, plan.name)
+        clock.lap("mlflow_run")
+        print(f"{'resuming' if plan.resume else 'training'} run {run_id}: {config.total_kimg:g} kimg of {dataset.name}", flush=True)
+        return _train(Ride(plan, dataset, tracker, run_id), launch, clock)
 
 
-def _prepare(config: JobConfig, tracker: Tracker, *, local: bool) -> Launcher:
-    """Connect to Ray, unless the run is local, and return what runs the job."""
+def _launcher(config: JobConfig, tracker: Tracker, stack: ExitStack, *, local: bool) -> Launcher:
+    """What runs the job: here, or on a cluster that the stack leaves."""
     if local:
         from pipelines import local as here
 
         return here.launch
     from pipelines import launch
 
-    launch.connect(config)
+    stack.enter_context(launch.cluster(config))
     launch.require_reachable_from_all_nodes(tracker.uri)
     return launch.launch
 

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +51,19 @@ def save_model(path: Path, generator: nn.Module, config: GanConfig, dataset: Ima
     with tempfile.TemporaryDirectory(prefix="raygan-") as temporary:
         program = Path(temporary) / "generator.pt2"
         torch.export.save(_exported(generator, config.network.z_dim, dataset.num_classes if conditional else 0), program)
-        with warnings.catch_warnings():
-            # MLflow asks for type hints on predict, and then warns that it cannot use those of a table.
-            warnings.simplefilter("ignore", UserWarning)
-            mlflow.pyfunc.save_model(
-                path,
-                python_model=str(Path(__file__).with_name("generator_model.py")),
-                artifacts={"generator": str(program)},
-                model_config={
-                    "z_dim": config.network.z_dim,
-                    "num_classes": dataset.num_classes if conditional else 0,
-                    "points": points,
-                },
-                input_example=pd.DataFrame({"seed": [0, 1], "label": [0, 1]} if conditional else {"seed": [0, 1]}),
-                signature=_signature(dataset, conditional=conditional, points=points),
-                pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in ("mlflow", "torch", "numpy")],
-            )
+        mlflow.pyfunc.save_model(
+            path,
+            python_model=str(Path(__file__).with_name("generator_model.py")),
+            artifacts={"generator": str(program)},
+            model_config={
+                "z_dim": config.network.z_dim,
+                "num_classes": dataset.num_classes if conditional else 0,
+                "points": points,
+            },
+            input_example=pd.DataFrame({"seed": [0, 1], "label": [0, 1]} if conditional else {"seed": [0, 1]}),
+            signature=_signature(dataset, conditional=conditional, points=points),
+            pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in ("mlflow", "torch", "numpy")],
+        )
 
 
 def _exported(generator: nn.Module, z_dim: int, num_classes: int) -> torch.export.ExportedProgram:

@@ -5,6 +5,8 @@ MLflow copies this file into the model and runs it where the model is loaded.
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
@@ -23,7 +25,7 @@ class GeneratorModel(PythonModel):  # type: ignore[misc]  # mlflow has no types
         self.config = context.model_config
         self.generator = torch.export.load(context.artifacts["generator"]).module()
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow warns about hints it cannot use
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> np.ndarray:
         """One image for each row of a table.
 
         Raises:
@@ -45,7 +47,7 @@ class GeneratorModel(PythonModel):  # type: ignore[misc]  # mlflow has no types
     def _latent(self, seed: int) -> torch.Tensor:
         return torch.randn(self.config["z_dim"], generator=torch.Generator().manual_seed(seed))
 
-    def _labels(self, table: Any, count: int) -> torch.Tensor | None:
+    def _labels(self, table: pd.DataFrame, count: int) -> torch.Tensor | None:
         classes = self.config["num_classes"]
         if not classes:
             return None

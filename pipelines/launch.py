@@ -43,26 +43,32 @@ class _Board:
         return taken
 
 
-def connect(config: JobConfig) -> None:
-    """Join the cluster that $RAY_ADDRESS names, or start one on this machine with a CPU for each that the run asks for.
+@contextmanager
+def cluster(config: JobConfig) -> Iterator[None]:
+    """The cluster that $RAY_ADDRESS names, else one of this machine's CPUs and GPUs that ends with the block.
 
     Raises:
         ValueError: the cluster does not have what the workers ask for.
     """
-    needed = config.ray.num_workers * config.ray.cpus_per_worker
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level="ERROR")
-    else:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        cpus = max(os.cpu_count() or 1, int(needed + 0.999))
-        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    owned = ray.cluster_resources()
-    wanted = {"CPU": needed, "GPU": float(config.ray.num_workers) if config.ray.use_gpu else 0.0}
-    for kind, amount in wanted.items():
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": os.cpu_count(), "include_dashboard": False}
+    ray.init(log_to_driver=False, logging_level="ERROR", **local)
+    try:
+        _require_resources(config)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _require_resources(config: JobConfig) -> None:
+    owned, workers = ray.cluster_resources(), config.ray.num_workers
+    needed = {"CPU": workers * config.ray.cpus_per_worker, "GPU": float(workers) if config.ray.use_gpu else 0.0}
+    for kind, amount in needed.items():
         if owned.get(kind, 0.0) < amount:
+            remedy = "ray.cpus_per_worker" if kind == "CPU" else "ray.num_workers"
             raise ValueError(
-                f"ray.num_workers: {config.ray.num_workers} workers need {amount:g} {kind}, the cluster has {owned.get(kind, 0.0):g}; "
-                f"use fewer workers, or lower ray.cpus_per_worker, or add nodes"
+                f"ray.num_workers: {workers} workers need {amount:g} {kind}, the cluster has {owned.get(kind, 0.0):g}; lower {remedy}, or "
+                f"add machines"
             )
 
 

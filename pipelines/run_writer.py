@@ -7,6 +7,7 @@ import base64
 import io
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -143,8 +144,7 @@ class RunWriter:
         delivered = self._client.get_run(self._run_id).data.metrics.get(self._clock)
         if delivered is not None:
             names = [artifact.path for artifact in self._client.list_artifacts(self._run_id, "images")]
-            steps = [name.split("%step%")[1].split("%")[0] for name in names if f"/{PICTURE_KEY}%step%" in name]
-            self._pictured = {int(step) for step in steps}
+            self._pictured = {step for step in map(picture_step, names) if step is not None}
         self._mark = -1 if delivered is None else int(delivered)
 
     def _note_failure(self, error: Exception) -> None:
@@ -167,6 +167,12 @@ def _batches(records: list[list[Metric]]) -> list[list[Metric]]:
             batches.append([])
         batches[-1].extend(points)
     return batches
+
+
+def picture_step(path: str) -> int | None:
+    """The step in the name that MLflow gives a picture logged with a key, or None for other artifacts."""
+    match = re.match(rf"images/{PICTURE_KEY}[+%]step[+%](\d+)[+%]", path)
+    return int(match[1]) if match else None
 
 
 def _encoded(picture: np.ndarray[Any, Any] | None) -> str:

@@ -36,7 +36,7 @@ class Store:
 
     def list_artifacts(self, run_id, path):
         self.answer("list_artifacts")
-        return [SimpleNamespace(path=f"images/samples%step%{step}%timestamp%1%x.png") for step, _ in self.pictures]
+        return [SimpleNamespace(path=f"images/samples+step+{step}+timestamp+1+x.png") for step, _ in self.pictures]
 
     def log_image(self, run_id, image, key, step, synchronous):
         self.answer("log_image")
