@@ -1,5 +1,6 @@
 """One training from the driver's chair: the MLflow run, Ray or this process, the final model, and the last words."""
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -74,7 +75,7 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
     config, again = plan.config, f"continue it with: raygan train --resume {run_id}"
     job = Job(config=config.model_dump(), tracking_uri=tracker.uri, run_id=run_id)
     try:
-        with _closed(Progress(config.total_kimg)) as progress:
+        with _terminable(), _closed(Progress(config.total_kimg)) as progress:
             outcome = launch(job, config, progress)
         if not plan.resume:
             clock.worker_laps(outcome)
@@ -133,6 +134,16 @@ def _summary(ride: Ride, outcome: Outcome, model: str, clock: "Stopwatch") -> st
         f"run          {tracker.page(run_id)}{ui}",
     ]
     return "\n".join(lines)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, which `ray job stop` sends, ends the run as Ctrl-C does while the block lasts."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

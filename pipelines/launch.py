@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -115,8 +116,7 @@ def launch(job: "Job", config: JobConfig, progress: Progress) -> "Outcome":
             checkpoint_config=CheckpointConfig(num_to_keep=config.ray.checkpoints_to_keep),
         ),
     )
-    with _shown(board, progress):
-        result = trainer.fit()
+    result = _wait(_in_thread(trainer.fit), board, progress)
     outcome: Outcome = result.return_value
     return outcome
 
@@ -125,27 +125,28 @@ def _resources(config: JobConfig, on_gpu: bool) -> dict[str, float]:
     return {"CPU": config.ray.cpus_per_worker, **({"GPU": 1.0} if on_gpu else {})}
 
 
-@contextmanager
-def _shown(board: Any, progress: Progress) -> Iterator[None]:
-    """Show the board's reports from a thread, until the block ends and the last one was shown."""
-    finished = threading.Event()
+def _in_thread(function: Callable[[], Any]) -> Future[Any]:
+    """Call `function` off the main thread: there, Ray's own handler would answer Ctrl-C by ending the program in silence."""
+    future: Future[Any] = Future()
 
-    def show() -> None:
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # handed to whoever waits
+            future.set_exception(error)
+
+    threading.Thread(target=call, name="ray-train", daemon=True).start()
+    return future
+
+
+def _wait(future: Future[Any], board: Any, progress: Progress) -> Any:
+    """Show the board's reports until the result is there and the last report was shown."""
+    finished = False
+    while not finished:
+        finished = bool(wait([future], timeout=POLL_SECONDS).done)
         for said in ray.get(board.take.remote()):
             if isinstance(said, str):
                 progress.say(said)
             else:
                 progress.show(*said)
-
-    def watch() -> None:
-        while not finished.wait(POLL_SECONDS):
-            show()
-
-    watcher = threading.Thread(target=watch, name="progress", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        watcher.join()
-        show()
+    return future.result()
