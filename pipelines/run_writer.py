@@ -3,11 +3,8 @@
 Written by one process, rank 0. Undelivered records travel in every checkpoint, so that a worker that dies takes none with it.
 """
 
-import base64
-import io
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -16,10 +13,10 @@ from typing import Any, TypedDict
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric
-from PIL import Image
+
+from pipelines.run_pictures import RunPictures, encode
 
 CLOCK = "progress/images_seen"
-PICTURE_KEY = "samples"
 METRICS_AT_ONCE = 1000  # the REST API's limit for one request
 WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 15.0
@@ -74,14 +71,14 @@ class RunWriter:
         self._closing = threading.Event()
         self._give_up_at = float("inf")
         self._mark: int | None = None
-        self._pictured: set[int] = set()
+        self._pictures = RunPictures(self._client, run_id)
         self._failing_since: float | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
     def add(self, step: int, metrics: dict[str, float], picture: np.ndarray[Any, Any] | None = None) -> None:
         """Queue one report and return at once; `step` grows from call to call."""
-        record = Record(step=step, milliseconds=int(time.time() * 1000), metrics=metrics, picture=_encoded(picture))
+        record = Record(step=step, milliseconds=int(time.time() * 1000), metrics=metrics, picture=encode(picture))
         with self._lock:
             self._queue.append(record)
 
@@ -126,9 +123,8 @@ class RunWriter:
         assert self._mark is not None
         fresh = [record for record in records if record["step"] > self._mark]
         for record in fresh:
-            if record["picture"] and record["step"] not in self._pictured:
-                self._client.log_image(self._run_id, _decoded(record["picture"]), key=PICTURE_KEY, step=record["step"], synchronous=True)
-                self._pictured.add(record["step"])
+            if record["picture"]:
+                self._pictures.deliver(record["step"], record["milliseconds"], record["picture"])
         for batch in _batches([self._points(record) for record in fresh]):
             self._client.log_batch(self._run_id, metrics=batch, synchronous=True)
             self._mark = batch[-1].step
@@ -142,9 +138,6 @@ class RunWriter:
 
     def _find_mark(self) -> None:
         delivered = self._client.get_run(self._run_id).data.metrics.get(self._clock)
-        if delivered is not None:
-            names = [artifact.path for artifact in self._client.list_artifacts(self._run_id, "images")]
-            self._pictured = {step for step in map(picture_step, names) if step is not None}
         self._mark = -1 if delivered is None else int(delivered)
 
     def _note_failure(self, error: Exception) -> None:
@@ -167,21 +160,3 @@ def _batches(records: list[list[Metric]]) -> list[list[Metric]]:
             batches.append([])
         batches[-1].extend(points)
     return batches
-
-
-def picture_step(path: str) -> int | None:
-    """The step in the name that MLflow gives a picture logged with a key, or None for other artifacts."""
-    match = re.match(rf"images/{PICTURE_KEY}[+%]step[+%](\d+)[+%]", path)
-    return int(match[1]) if match else None
-
-
-def _encoded(picture: np.ndarray[Any, Any] | None) -> str:
-    if picture is None:
-        return ""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _decoded(picture: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(picture)))

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from gan_core import checkpoint
 from pipelines import storage
-from pipelines.run_writer import picture_step
+from pipelines.run_pictures import step_of
 from tests.support import tiny_tree
 
 
@@ -66,7 +66,7 @@ class TrackedRun:
     def pictures(self):
         """How many pictures there are at each step (MLflow stores each as PNG and as WebP)."""
         names = [artifact.path for artifact in self.client.list_artifacts(self.run_id, "images")]
-        return Counter(picture_step(name) for name in names if name.endswith(".png"))
+        return Counter(step_of(name) for name in names if name.endswith(".png"))
 
     def final_state(self):
         with storage.latest(str(self.folder / "runs"), self.run_id) as folder:

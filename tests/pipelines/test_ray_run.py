@@ -111,7 +111,12 @@ def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path_factory):
     import signal
 
     folder = tmp_path_factory.mktemp("interrupted")
-    process = start(folder, write_config(folder, workers=1), "total_kimg=320", "schedule.checkpoint_kimg=8", "schedule.report_kimg=8")
+    process = start(
+        folder,
+        write_config(folder, workers=1),
+        "total_kimg=320",
+        *(f"schedule.{what}_kimg=8" for what in ("checkpoint", "report", "evaluate", "sample")),
+    )
     run_id = wait_for(lambda: reached(folder, 8000))
     process.send_signal(signal.SIGINT)
     status, _, err = finish(process)

@@ -1,12 +1,15 @@
 import json
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines import run_writer
+from pipelines.run_pictures import step_of
 from pipelines.run_writer import CLOCK, RunWriter, UndeliveredError
 
 
@@ -14,7 +17,7 @@ class Store:
     """Stands for an MLflow store: keeps what it is given, and can be away, or away after some calls."""
 
     def __init__(self):
-        self.points, self.pictures, self.calls = [], [], []
+        self.points, self.files, self.calls = [], {}, []
         self.away, self.fail_after = False, None
         self.lock = threading.Lock()
 
@@ -36,16 +39,26 @@ class Store:
 
     def list_artifacts(self, run_id, path):
         self.answer("list_artifacts")
-        return [SimpleNamespace(path=f"images/samples+step+{step}+timestamp+1+x.png") for step, _ in self.pictures]
+        return [SimpleNamespace(path=f"images/{name}") for name in self.files]
 
-    def log_image(self, run_id, image, key, step, synchronous):
-        self.answer("log_image")
-        self.pictures.append((step, np.asarray(image)))
+    def log_artifact(self, run_id, path, folder):
+        self.answer("log_artifact")
+        self.files[Path(path).name] = np.asarray(Image.open(path))
+
+    def set_tag(self, run_id, key, value):
+        self.answer("set_tag")
 
     def log_batch(self, run_id, metrics, synchronous):
         self.answer("log_batch")
         assert len(metrics) <= 1000
         self.points += metrics
+
+    @property
+    def pictures(self):
+        """Step and pixels of every full picture; each has its preview."""
+        full = [(step_of(f"images/{name}"), pixels) for name, pixels in self.files.items() if name.endswith(".png")]
+        assert len(self.files) == 2 * len(full)
+        return full
 
     def steps(self, key):
         return [point.step for point in self.points if point.key == key]
@@ -103,7 +116,7 @@ def test_training_does_not_wait_for_a_store_that_is_away_and_nothing_is_lost(sto
     assert [step for step, _ in store.pictures] == [7]
 
 
-@pytest.mark.parametrize("calls", range(2, 9))
+@pytest.mark.parametrize("calls", range(1, 14))
 def test_a_store_that_fails_in_the_middle_gets_every_point_once(store, calls):
     store.fail_after = calls
     writer = RunWriter("uri", "run", say=SAID.append)
@@ -152,3 +165,18 @@ def test_records_that_waited_in_a_checkpoint_are_delivered_by_the_next_worker(st
     heir.close(5)
     assert store.steps("d/loss") == list(range(6))
     np.testing.assert_array_equal(store.pictures[0][1], picture(2))
+
+
+def test_a_picture_that_arrived_by_half_is_completed_under_its_name_by_the_next_worker(store):
+    store.fail_after = 3  # get_run, list_artifacts, the full picture; then the preview fails
+    dead = RunWriter("uri", "run", say=SAID.append)
+    dead.add(8, {}, picture(8))
+    with pytest.raises(UndeliveredError):
+        dead.close(0.3)
+    assert len(store.files) == 1
+    store.away, store.fail_after = False, None
+    time.sleep(0.01)
+    heir = RunWriter("uri", "run", say=SAID.append)
+    heir.add(8, {}, picture(8))
+    heir.close(5)
+    assert [step for step, _ in store.pictures] == [8]
