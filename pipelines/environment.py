@@ -1,5 +1,6 @@
 """What a run ran on: versions, commit and hardware, for the record that makes numbers comparable."""
 
+import json
 import os
 import platform
 import subprocess
@@ -26,6 +27,13 @@ def describe() -> dict[str, Any]:
         "git": _git(),
         "hardware": {"summary": summary, "cpu": cpu, "cores": cores, "memory_bytes": memory, "gpus": gpus, "cuda": torch.version.cuda},
     }
+
+
+def ray_job_id() -> str | None:
+    """The submission id of the Ray job whose entrypoint this process is, or None outside one."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    found: str | None = job.get("metadata", {}).get("job_submission_id")
+    return found
 
 
 def _version(package: str) -> str:

@@ -1,13 +1,14 @@
 """What a command line asks for: the config from a file or a past run, checked before anything starts."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 from gan_core.building import build_networks, load_dataset
 from gan_core.datatypes import ImageDataset
 from gan_core.overrides import Tree, flatten, merge, parse, validate
-from pipelines import storage
+from pipelines import environment, storage
 from pipelines.config import JobConfig, load_named, require_resumable
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -67,7 +68,28 @@ def check(config: JobConfig, *, local: bool) -> ImageDataset:
     if local and config.ray.num_workers != 1:
         raise ValueError(f"ray.num_workers: --local is one worker, given {config.ray.num_workers}; set ray.num_workers=1")
     config.require_divisible(config.ray.num_workers)
+    if environment.ray_job_id():
+        _require_lasting_places(config)
     storage.require_writable(config.ray.storage_path)
     dataset = load_dataset(config.gan())
     build_networks(config.gan(), dataset)
     return dataset
+
+
+def _require_lasting_places(config: JobConfig) -> None:
+    """A Ray job runs in a temporary copy of its working directory: what is written there is lost.
+
+    Raises:
+        ValueError: the storage or the tracking store would be there.
+    """
+    if "://" not in config.ray.storage_path and Path(config.ray.storage_path).is_relative_to(Path.cwd()):
+        raise ValueError(
+            f"ray.storage_path: {config.ray.storage_path} is in the Ray job's temporary working directory; give a folder or an object "
+            f"store that all nodes reach"
+        )
+    uri = config.mlflow.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        raise ValueError(
+            f"mlflow.tracking_uri: {uri} is in the Ray job's temporary working directory; give a server's URL, here or in "
+            f"MLFLOW_TRACKING_URI through the job's runtime environment"
+        )

@@ -54,7 +54,7 @@ class Progress:
         assert self._started is not None
         elapsed, covered = now - self._started[0], kimg - self._started[1]
         left = (self._total - kimg) * elapsed / covered if covered > 0 else None
-        eta = "" if left is None else f"  eta {max(0, int(left)) // 60}:{max(0, int(left)) % 60:02d}"
+        eta = "" if left is None else f"  eta {tqdm.format_interval(max(0.0, left))}"
         return f"{kimg:8.1f}/{self._total:g} kimg  " + "  ".join(self._facts(metrics)) + eta
 
     def _facts(self, metrics: dict[str, float]) -> list[str]:

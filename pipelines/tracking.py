@@ -103,8 +103,8 @@ def create_run(tracker: Tracker, config: JobConfig, dataset: ImageDataset, name:
     }
     if facts["git"]["commit"]:
         tags["mlflow.source.git.commit"] = facts["git"]["commit"]
-    if "RAY_JOB_ID" in os.environ:
-        tags["raygan.ray_job_id"] = os.environ["RAY_JOB_ID"]
+    if job := environment.ray_job_id():
+        tags["raygan.ray_job_id"] = job
     run = tracker.client.create_run(tracker.experiment_id, run_name=name, tags=tags)
     run_id: str = run.info.run_id
     params = [Param(key, value) for key, value in flatten(config).items()]

@@ -1,0 +1,68 @@
+"""`ray job submit` on a cluster of its own, as the README says it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli
+from tests.gan_core.ranks import free_port
+from tests.pipelines.command import TrackedRun, require_every_point_once, write_config
+from tests.pipelines.test_ray_run import wait_for
+
+RAY = str(Path(sys.executable).with_name("ray"))
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def dashboard(tmp_path_factory):
+    """The address of a cluster's dashboard; the cluster's processes are one group, ended as one."""
+    gcs, port, home = free_port(), free_port(), tmp_path_factory.mktemp("r")
+    ports = [f"--port={gcs}", f"--dashboard-port={port}", "--dashboard-agent-listen-port=0", "--ray-client-server-port=0"]
+    command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={home}", *ports]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    process = subprocess.Popen(command, env=environment, **quiet)
+    address = f"http://127.0.0.1:{port}"
+    listing = [RAY, "job", "list", "--address", address]
+    wait_for(lambda: subprocess.run(listing, capture_output=True, timeout=60).returncode == 0)
+    yield address
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(timeout=60)
+
+
+@pytest.mark.slow
+def test_the_command_of_the_readme_trains_as_a_ray_job(dashboard, tmp_path):
+    config = write_config(tmp_path, workers=2)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    excluded = [".venv/", "runs/", "tests/golden/", "mlflow.db"]
+    environment = {"excludes": excluded, "env_vars": {"MLFLOW_TRACKING_URI": uri}}
+    submit = [RAY, "job", "submit", "--address", dashboard, "--working-dir", str(ROOT), "--submission-id", "first"]
+    entrypoint = ["--", "python", "-m", "pipelines.train", config, f"ray.storage_path={tmp_path}/runs"]
+    result = subprocess.run(
+        [*submit, "--runtime-env-json", json.dumps(environment), *entrypoint], capture_output=True, text=True, timeout=280
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    run_id = result.stdout.split("training run ", 1)[1].split(":")[0]
+    run = TrackedRun(tmp_path, run_id)
+    require_every_point_once(run)
+    assert run.run.data.tags["raygan.ray_job_id"] == "first"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["mlflow.tracking_uri=http://127.0.0.1:9"], "ray.storage_path: "),
+        (["ray.storage_path=/tmp"], "mlflow.tracking_uri: sqlite:///mlflow.db is in the Ray job's temporary working directory"),
+    ],
+)
+def test_a_job_that_would_write_into_its_temporary_folder_is_refused(tmp_path, monkeypatch, capsys, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {"job_submission_id": "some"}}))
+    assert cli.main(["train", "digits", *words]) == 2
+    assert sentence in capsys.readouterr().err
