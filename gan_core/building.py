@@ -88,7 +88,7 @@ def resolved_precision(config: GanConfig, device: torch.device) -> str:
     """What `precision: auto` means on `device`: bfloat16 autocast where a GPU has it, float32 elsewhere."""
     if config.precision != "auto":
         return config.precision
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
 
 
 def _autocast(config: GanConfig, device: torch.device) -> partial[torch.autocast]:

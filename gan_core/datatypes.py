@@ -36,14 +36,16 @@ class ImageDataset:
 
     def batch(self, indices: Int64[Tensor, " batch"], device: torch.device, dtype: torch.dtype, *, labelled: bool) -> "Batch":
         """The named images in [-1, 1] (pixel 0 is -1, pixel 255 is 1) on `device`, with their labels where asked for."""
-        images = self.images[indices]
-        labels = self.labels[indices] if labelled and self.labels is not None else None
-        if device.type == "cuda":
-            images = images.pin_memory().to(device, non_blocking=True)
-            labels = None if labels is None else labels.to(device, non_blocking=True)
+        images = to_device(self.images[indices], device)
+        labels = to_device(self.labels[indices], device) if labelled and self.labels is not None else None
         pixels = images.dtype == torch.uint8
         images = images.to(dtype)
         return Batch(images.mul_(1 / 127.5).sub_(1.0) if pixels else images, labels)
+
+
+def to_device(tensor: Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
+    """`tensor` on `device`; to a GPU through pinned memory, so that nobody waits for the copy."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 class Batch(NamedTuple):

@@ -12,8 +12,8 @@ from torch import Tensor
 from gan_core import distributed, pictures, sampling
 from gan_core.building import Parts, build
 from gan_core.config import GanConfig
-from gan_core.datatypes import Batch
-from gan_core.history import DivergenceError, History
+from gan_core.datatypes import Batch, to_device
+from gan_core.history import DivergenceError, History, require_finite
 from gan_core.metrics import kernel_distance
 from gan_core.overrides import differences_that_matter, flatten
 from gan_core.steps import discriminator_step, generator_step
@@ -167,8 +167,8 @@ class Trainer:
             indices = sampling.batch_indices(
                 config.seed, f"{player}/labels", step, batch_size=config.batch_size, dataset_size=len(parts.dataset)
             )
-            labels = parts.dataset.labels[indices].to(parts.device)
-        return Batch(z.to(parts.device, parts.dtype), labels)
+            labels = to_device(parts.dataset.labels[indices], parts.device)
+        return Batch(to_device(z, parts.device).to(parts.dtype), labels)
 
     def _due(self, every_kimg: float, previous: int) -> bool:
         """Whether the clock has passed a multiple of `every_kimg` since `previous`; a function of counters, so resuming is exact."""
@@ -194,8 +194,9 @@ class Trainer:
             is_best = checkpoint_due and metrics[BEST_METRIC] <= self.best.get(BEST_METRIC, float("inf"))
         picture = self._picture() if self._due(when.sample_kimg, previous) else None
         if checkpoint_due:
-            distributed.require_equal_replicas(self.parts.g.network, "generator")
-            distributed.require_equal_replicas(self.parts.d.network, "discriminator")
+            for player, name in ((self.parts.g, "generator"), (self.parts.d, "discriminator")):
+                require_finite(player.parameters, name, self._last_good)
+                distributed.require_equal_replicas(player.network, name)
             self._last_good = self.images_seen
         if is_best:
             self.best = {BEST_METRIC: metrics[BEST_METRIC], "images_seen": float(self.images_seen)}

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import psutil
+from mlflow.exceptions import MlflowException
 
 from gan_core.datatypes import ImageDataset
 from pipelines import export, storage, tracking
@@ -17,7 +18,7 @@ from pipelines.progress import Progress
 from pipelines.tracking import Tracker
 from pipelines.worker import SAMPLES, Job, Outcome
 
-LINES_SHOWN, ERROR_FILE = 8, "error.txt"
+LINES_SHOWN, ERROR_FILE, RETRY_SECONDS = 8, "error.txt", 2.0
 
 
 class Ride(NamedTuple):
@@ -27,6 +28,7 @@ class Ride(NamedTuple):
     dataset: ImageDataset
     tracker: Tracker
     run_id: str
+    local: bool
 
 
 Launcher = Callable[[Job, JobConfig, Progress], Outcome]
@@ -34,27 +36,26 @@ Launcher = Callable[[Job, JobConfig, Progress], Outcome]
 
 def run(plan: Plan, dataset: ImageDataset, *, local: bool) -> int:
     """Train as planned; returns the exit status."""
-    config = plan.config
-    clock = Stopwatch()
+    config, clock = plan.config, Stopwatch()
     with ExitStack() as stack:
         try:
             tracker = tracking.connect(config.mlflow.tracking_uri, config.mlflow.experiment)
             if plan.resume:
-                tracker = tracker._replace(experiment_id=tracker.client.get_run(plan.resume).info.experiment_id)
+                tracker = tracking.require_continuation(tracker, plan.resume, config, dataset, local=local)
             clock.lap("tracking")
             launch = _launcher(config, tracker, stack, local=local)
             clock.lap("ray")
-        except ValueError as error:
+            if plan.resume:
+                run_id = plan.resume
+                tracking.reopen_run(tracker, run_id, config, plan.before)
+            else:
+                run_id = tracking.create_run(tracker, config, dataset, plan.name)
+            clock.lap("mlflow_run")
+        except (ValueError, ConnectionError, OSError, MlflowException) as error:
             print(f"raygan train: {error}", file=sys.stderr)
             return USAGE
-        if plan.resume:
-            run_id = plan.resume
-            tracking.reopen_run(tracker, run_id, config, plan.before)
-        else:
-            run_id = tracking.create_run(tracker, config, dataset, plan.name)
-        clock.lap("mlflow_run")
         print(f"{'resuming' if plan.resume else 'training'} run {run_id}: {config.total_kimg:g} kimg of {dataset.name}", flush=True)
-        return _train(Ride(plan, dataset, tracker, run_id), launch, clock)
+        return _train(Ride(plan, dataset, tracker, run_id, local), launch, clock)
 
 
 def _launcher(config: JobConfig, tracker: Tracker, stack: ExitStack, *, local: bool) -> Launcher:
@@ -71,30 +72,61 @@ def _launcher(config: JobConfig, tracker: Tracker, stack: ExitStack, *, local: b
 
 
 def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
-    plan, dataset, tracker, run_id = ride
-    config, again = plan.config, f"continue it with: raygan train --resume {run_id}"
+    config, tracker, run_id = ride.plan.config, ride.tracker, ride.run_id
     job = Job(config=config.model_dump(), tracking_uri=tracker.uri, run_id=run_id)
+    remedy = f"continue it with: {_again(ride)}"
     try:
-        with _terminable(), _closed(Progress(config.total_kimg)) as progress:
-            outcome = launch(job, config, progress)
-        if not plan.resume:
+        with _terminable():
+            with _closed(Progress(config.total_kimg)) as progress:
+                outcome = launch(job, config, progress)
+            if outcome["failure"]:  # resuming would repeat it
+                remedy = f"start again with other settings: raygan train --from-run {run_id} optimizer.discriminator.lr=..."
+            if outcome["failure"] or outcome["undelivered"]:
+                raise RuntimeError(" ".join(filter(None, (outcome["failure"], outcome["undelivered"]))))
             clock.worker_laps(outcome)
-        if outcome["failure"] or outcome["undelivered"]:
-            raise RuntimeError(outcome["failure"] or outcome["undelivered"])
-        with storage.latest(config.ray.storage_path, run_id) as folder:
-            model = export.log_generator(tracker, run_id, config.gan(), dataset, folder)
-        tracking.log_values(tracker, run_id, clock.metrics(), step=0)
-        tracker.client.set_terminated(run_id, "FINISHED")
+            model = _patiently(lambda: _finish(ride, outcome, clock), config.mlflow.delivery_timeout_seconds)
     except KeyboardInterrupt:
         _end(tracker, run_id, "KILLED")
-        print(f"\ninterrupted; {again}", file=sys.stderr)
+        print(f"\ninterrupted; {remedy}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # whatever it was, the run in MLflow must say that it failed, and the user what to do
         _end(tracker, run_id, "FAILED", error=str(error))
-        print(f"\nraygan train: run {run_id} failed: {_brief(error)}\n{again}", file=sys.stderr)
+        print(f"\nraygan train: run {run_id} failed: {_brief(error)}\n{remedy}", file=sys.stderr)
         return FAILED
     print(_summary(ride, outcome, model, clock))
     return 0
+
+
+def _finish(ride: Ride, outcome: Outcome, clock: "Stopwatch") -> str:
+    """Log the model and what the workers said of themselves, and end the run; returns the model's URI."""
+    plan, dataset, tracker, run_id, _ = ride
+    with storage.latest(plan.config.ray.storage_path, run_id) as folder:
+        model = export.log_generator(tracker, run_id, plan.config.gan(), dataset, folder)
+    if not plan.resume:
+        tracking.log_values(tracker, run_id, clock.metrics(), step=0)
+    tracker.client.set_tag(run_id, "raygan.worker_hardware", outcome["hardware"])
+    tracker.client.set_tag(run_id, "raygan.precision", outcome["precision"])
+    tracker.client.set_terminated(run_id, "FINISHED")
+    return model
+
+
+def _patiently(action: Callable[[], str], seconds: float) -> str:
+    """Repeat an action on the tracking store until it succeeds or the time is up: a finished training deserves it."""
+    give_up_at = time.monotonic() + seconds
+    while True:
+        try:
+            return action()
+        except (MlflowException, OSError) as error:
+            if time.monotonic() > give_up_at:
+                raise
+            print(f"the tracking store did not answer ({_brief(error)}); trying again", file=sys.stderr)
+            time.sleep(RETRY_SECONDS)
+
+
+def _again(ride: Ride) -> str:
+    """The command that continues the run."""
+    uri = ride.plan.config.mlflow.tracking_uri
+    return f"raygan train --resume {ride.run_id}" + (f" mlflow.tracking_uri={uri}" if uri else "") + (" --local" if ride.local else "")
 
 
 def _brief(error: Exception) -> str:

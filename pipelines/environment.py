@@ -16,17 +16,22 @@ PACKAGES = ("raygan", "torch", "torchvision", "ray", "mlflow", "numpy", "pyarrow
 
 
 def describe() -> dict[str, Any]:
-    """Versions of Python and of the packages that matter, the git commit of this code, CPU, memory and GPUs."""
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    cpu, cores, memory = _cpu_name(), os.cpu_count() or 1, psutil.virtual_memory().total
-    summary = f"{cores} cores {cpu}, {memory / 2**30:.0f} GiB" + (f", {len(gpus)} x {gpus[0]}" if gpus else ", no GPU")
+    """Versions of Python and of the packages that matter, the git commit of this code, and this machine's hardware."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "packages": {package: _version(package) for package in PACKAGES},
         "git": _git(),
-        "hardware": {"summary": summary, "cpu": cpu, "cores": cores, "memory_bytes": memory, "gpus": gpus, "cuda": torch.version.cuda},
+        "hardware": describe_hardware(),
     }
+
+
+def describe_hardware() -> dict[str, Any]:
+    """CPU, memory and GPUs of this machine, and a `summary` of them in words."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    cpu, cores, memory = _cpu_name(), os.cpu_count() or 1, psutil.virtual_memory().total
+    summary = f"{cores} cores {cpu}, {memory / 2**30:.0f} GiB" + (f", {len(gpus)} x {gpus[0]}" if gpus else ", no GPU")
+    return {"summary": summary, "cpu": cpu, "cores": cores, "memory_bytes": memory, "gpus": gpus, "cuda": torch.version.cuda}
 
 
 def ray_job_id() -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 # Ray reads these when it is imported. The controller's poll bounds how long a checkpoint waits (2 s by default).
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
@@ -14,6 +15,7 @@ import ray
 import ray.train
 import ray.train.torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines import rank
 from pipelines.config import JobConfig
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.5
 CONTROLLER_RETRIES = 5
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 Said = tuple[int, dict[str, float]] | str
@@ -52,7 +55,9 @@ def cluster(config: JobConfig) -> Iterator[None]:
         ValueError: the cluster does not have what the workers ask for.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": os.cpu_count(), "include_dashboard": False}
+    # "local", or Ray would join whatever cluster `ray start` once made on this machine.
+    here = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
+    local = {} if os.environ.get("RAY_ADDRESS") else here
     ray.init(log_to_driver=False, logging_level="ERROR", **local)
     try:
         _require_resources(config)
@@ -80,10 +85,11 @@ def require_reachable_from_all_nodes(tracking_uri: str) -> None:
         ValueError: the store is a file on this machine and the cluster has several nodes.
     """
     nodes = sum(node["Alive"] for node in ray.nodes())
-    if nodes > 1 and not tracking_uri.startswith(("http://", "https://", "databricks")):
+    here = urlsplit(tracking_uri).hostname in LOOPBACK or tracking_uri.startswith("sqlite:")
+    if nodes > 1 and here:
         raise ValueError(
-            f"mlflow.tracking_uri: {tracking_uri} is a file of this machine, and the cluster has {nodes} nodes; start a server with "
-            f"`mlflow server` and give its URL"
+            f"mlflow.tracking_uri: {tracking_uri} is reached on this machine only, and the cluster has {nodes} nodes; start a server with "
+            f"`mlflow server` and give the URL that all nodes reach"
         )
 
 
@@ -100,11 +106,13 @@ def launch(job: "Job", config: JobConfig, progress: Progress) -> "Outcome":
     Raises:
         ray.train.TrainingFailedError: it failed more than `ray.max_failures` times.
     """
-    board = _Board.remote()  # type: ignore[attr-defined]
+    beside_the_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = _Board.options(scheduling_strategy=beside_the_driver).remote()  # type: ignore[attr-defined]
+    credentials = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_TRACKING_")}
     on_gpu = uses_gpu(config)
     trainer = ray.train.torch.TorchTrainer(
         rank.train,
-        train_loop_config={"job": job, "board": board},
+        train_loop_config={"job": job, "board": board, "credentials": credentials},
         torch_config=ray.train.torch.TorchConfig(
             backend="nccl" if on_gpu else "gloo", timeout_s=int(config.ray.collective_timeout_seconds)
         ),

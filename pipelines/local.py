@@ -20,14 +20,15 @@ class LocalSession:
     rank = node_rank = local_rank = 0
 
     def __init__(self, config: JobConfig, run_id: str, progress: Progress) -> None:
-        if "://" in config.ray.storage_path:
-            raise ValueError(f"ray.storage_path: --local needs a folder on this machine, given {config.ray.storage_path}")
         self.folder = Path(config.ray.storage_path) / run_id
         self.folder.mkdir(parents=True, exist_ok=True)
         self.keep = config.ray.checkpoints_to_keep
         use_gpu = torch.cuda.is_available() if config.ray.use_gpu is None else config.ray.use_gpu
         self.device = torch.device("cuda" if use_gpu else "cpu")
         self.show, self.say = progress.show, progress.say
+
+    def wait_for_all(self) -> None:
+        """There is one rank."""
 
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:

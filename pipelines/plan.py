@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from gan_core.building import build_networks, load_dataset
 from gan_core.datatypes import ImageDataset
 from gan_core.overrides import Tree, flatten, merge, parse, validate
@@ -44,8 +46,9 @@ def _from_past(options: argparse.Namespace, named: str | None, overrides: Tree) 
     past = options.resume or options.from_run
     if named is not None and options.from_run:
         raise ValueError("--from-run takes its config from the past run; leave out the config file")
-    stored = _stored_config(past, overrides.get("mlflow.tracking_uri"))
-    config = validate(merge(load_named(named) if named else stored, overrides), JobConfig)
+    given = merge(load_named(named) if named else {}, overrides)
+    stored = _stored_config(past, (given.get("mlflow") or {}).get("tracking_uri"))
+    config = validate(given if named else merge(stored, overrides), JobConfig)
     if options.from_run:
         return Plan(config, config.mlflow.run_name or f"from-{past[:8]}", None, {})
     before = flatten(validate(stored, JobConfig))
@@ -67,6 +70,10 @@ def check(config: JobConfig, *, local: bool) -> ImageDataset:
     """
     if local and config.ray.num_workers != 1:
         raise ValueError(f"ray.num_workers: --local is one worker, given {config.ray.num_workers}; set ray.num_workers=1")
+    if local and "://" in config.ray.storage_path:
+        raise ValueError(f"ray.storage_path: --local needs a folder on this machine, given {config.ray.storage_path}")
+    if local and config.ray.use_gpu and not torch.cuda.is_available():
+        raise ValueError("ray.use_gpu: this machine has no GPU that PyTorch can use; set it to false")
     config.require_divisible(config.ray.num_workers)
     if environment.ray_job_id():
         _require_lasting_places(config)

@@ -1,5 +1,6 @@
 """What Ray Train runs on every rank. Imports are inside: Ray's controller loads this module too, and needs no PyTorch for it."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 def train(told: dict[str, Any]) -> "Outcome":
     """Run the job that the driver sent, as one rank."""
+    os.environ.update(told["credentials"])  # for MLflow; not in the runtime environment, which the dashboard shows
+
     from pipelines import worker
 
     return worker.run(told["job"], RaySession(told["board"]))
@@ -57,6 +60,12 @@ class RaySession:
                     storage.keep_best(self._storage.storage_filesystem, self._storage.experiment_fs_path, Path(folder), best_at)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report({"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+    def wait_for_all(self) -> None:
+        """Returns when every rank has called it, however long one of them takes."""
+        from ray.train.collective import barrier
+
+        barrier()
 
     def show(self, images_seen: int, metrics: dict[str, float]) -> None:
         """Send progress to the driver, without waiting."""

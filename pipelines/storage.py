@@ -35,11 +35,8 @@ def latest(storage_path: str, run_id: str) -> Iterator[Path]:
     """
     filesystem, path = _filesystem(storage_path)
     folder = f"{path}/{run_id}"
-    names = [info.base_name for info in filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))]
-    for name in sorted((name for name in names if name.startswith(PREFIX)), reverse=True):
-        if filesystem.get_file_info(f"{folder}/{name}/{SUMS}").type == pyarrow.fs.FileType.File:
-            break
-    else:
+    name = _latest_name(filesystem, folder)
+    if name is None:
         raise ValueError(f"run {run_id} has no checkpoint in {storage_path}")
     if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
         yield Path(folder) / name
@@ -58,17 +55,30 @@ def keep_latest(folder: Path, count: int) -> None:
 def keep_best(filesystem: Any, run_path: str, source: Path, images_seen: int) -> None:
     """Copy the checkpoint in `source` to the run's folder as its best, and then delete the one that was best before.
 
-    `filesystem` is pyarrow's. A copy gets its name when it is complete, so there is a best one at every moment.
+    `filesystem` is pyarrow's. Object stores cannot move folders, so the checksum file is copied last: with it the copy is complete.
     """
-    temporary, final = f"{run_path}/.{BEST}{uuid4().hex}", f"{run_path}/{BEST}{images_seen:012d}"
-    filesystem.create_dir(temporary, recursive=True)
-    pyarrow.fs.copy_files(str(source), temporary, destination_filesystem=filesystem)
-    if filesystem.get_file_info(final).type != pyarrow.fs.FileType.NotFound:
-        filesystem.delete_dir(final)  # a restarted worker comes to the same best again
-    filesystem.move(temporary, final)
+    final = f"{BEST}{images_seen:012d}"
+    filesystem.create_dir(f"{run_path}/{final}", recursive=True)
+    for file in sorted(source.iterdir(), key=lambda file: file.name == SUMS):
+        pyarrow.fs.copy_files(str(file), f"{run_path}/{final}/{file.name}", destination_filesystem=filesystem)
     for entry in filesystem.get_file_info(pyarrow.fs.FileSelector(run_path)):
-        if entry.base_name.startswith(BEST) and entry.base_name != Path(final).name:
+        if entry.base_name.startswith(BEST) and entry.base_name != final:
             filesystem.delete_dir(entry.path)
+
+
+def has_checkpoint(storage_path: str, run_id: str) -> bool:
+    """Whether the storage holds a complete checkpoint of the run."""
+    filesystem, path = _filesystem(storage_path)
+    return _latest_name(filesystem, f"{path}/{run_id}") is not None
+
+
+def _latest_name(filesystem: Any, folder: str) -> str | None:
+    names = [info.base_name for info in filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))]
+    name: str
+    for name in sorted((name for name in names if name.startswith(PREFIX)), reverse=True):
+        if filesystem.get_file_info(f"{folder}/{name}/{SUMS}").type == pyarrow.fs.FileType.File:
+            return name
+    return None
 
 
 def require_writable(storage_path: str) -> None:

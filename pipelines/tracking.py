@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from gan_core.datatypes import ImageDataset
 from gan_core.overrides import dumps, flatten, loads
-from pipelines import environment, run_writer
+from pipelines import environment, run_writer, storage
 from pipelines.config import JobConfig
 
 CONFIG_FILE, ENVIRONMENT_FILE = "config.yaml", "environment.json"
@@ -95,7 +95,7 @@ def create_run(tracker: Tracker, config: JobConfig, dataset: ImageDataset, name:
     tags = {
         "mlflow.source.name": "raygan train",
         "mlflow.source.type": "LOCAL",
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
         "mlflow.note.content": f"`raygan {shlex.join(sys.argv[1:])}`",
         "raygan.version": facts["packages"]["raygan"],
         "raygan.content_hash": dataset.content_hash,
@@ -107,13 +107,21 @@ def create_run(tracker: Tracker, config: JobConfig, dataset: ImageDataset, name:
         tags["raygan.ray_job_id"] = job
     run = tracker.client.create_run(tracker.experiment_id, run_name=name, tags=tags)
     run_id: str = run.info.run_id
+    try:
+        _describe_run(tracker, run_id, config, dataset, facts)
+    except Exception:
+        tracker.client.set_terminated(run_id, "FAILED")
+        raise
+    return run_id
+
+
+def _describe_run(tracker: Tracker, run_id: str, config: JobConfig, dataset: ImageDataset, facts: dict[str, Any]) -> None:
     params = [Param(key, value) for key, value in flatten(config).items()]
     for first in range(0, len(params), PARAMS_AT_ONCE):
         tracker.client.log_batch(run_id, params=params[first : first + PARAMS_AT_ONCE], synchronous=True)
     tracker.client.log_inputs(run_id, [_dataset_input(dataset)])
     write_config(tracker, run_id, config)
     log_json(tracker, run_id, facts, ENVIRONMENT_FILE)
-    return run_id
 
 
 def write_config(tracker: Tracker, run_id: str, config: JobConfig) -> None:
@@ -137,6 +145,28 @@ def read_config(tracker: Tracker, run_id: str) -> dict[str, Any]:
         return loads(Path(tracker.client.download_artifacts(run_id, CONFIG_FILE, folder)).read_text(), f"config of run {run_id}")
 
 
+def require_continuation(tracker: Tracker, run_id: str, config: JobConfig, dataset: ImageDataset, *, local: bool) -> Tracker:
+    """Check that a past run can go on with this data, from this storage; returns the tracker of its experiment.
+
+    Raises:
+        ValueError: other data, no checkpoint where there must be one, or a run of Ray's that `--local` would spoil.
+    """
+    run = tracker.client.get_run(run_id)
+    if run.info.lifecycle_stage != "active":
+        raise ValueError(f"run {run_id} was deleted; restore it in MLflow first")
+    before = run.data.tags.get("raygan.content_hash", "")
+    if before != dataset.content_hash:
+        raise ValueError(
+            f"run {run_id} was trained on other data: content hash {before[:12]}, now {dataset.content_hash[:12]} from {dataset.source}"
+        )
+    seen, place = run.data.metrics.get(run_writer.CLOCK, 0.0), config.ray.storage_path
+    if seen > config.schedule.checkpoint_kimg * 1000 + config.batch_size * config.ratio.d and not storage.has_checkpoint(place, run_id):
+        raise ValueError(f"ray.storage_path: no checkpoint of run {run_id} in {place}, though it saw {seen:,.0f} images; give its storage")
+    if local and (Path(place) / run_id / "checkpoint_manager_snapshot.json").is_file():
+        raise ValueError(f"run {run_id} was trained through Ray, which keeps its own list of checkpoints; resume it without --local")
+    return tracker._replace(experiment_id=run.info.experiment_id)
+
+
 def reopen_run(tracker: Tracker, run_id: str, config: JobConfig, before: Mapping[str, str]) -> None:
     """Set a past run RUNNING again, and note what its continuation changes."""
     tracker.client.update_run(run_id, status="RUNNING")
@@ -155,6 +185,13 @@ def log_values(tracker: Tracker, run_id: str, values: Mapping[str, float], step:
     """Metrics that the driver knows, such as the times of the start."""
     points = [Metric(key, value, int(time.time() * 1000), step) for key, value in values.items()]
     tracker.client.log_batch(run_id, metrics=points, synchronous=True)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user id has no name
+        return str(os.getuid())
 
 
 def _dataset_input(dataset: ImageDataset) -> DatasetInput:

@@ -14,7 +14,9 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from PIL import Image
 
 from gan_core import DivergenceError, Report, Trainer, checkpoint, distributed
+from gan_core.building import resolved_precision
 from gan_core.overrides import validate
+from pipelines import environment
 from pipelines.config import JobConfig
 from pipelines.run_writer import CLOCK, RunWriter, UndeliveredError
 from pipelines.storage import checkpoint_name
@@ -47,6 +49,8 @@ class Outcome(TypedDict):
     finished_at: float
     failure: str
     undelivered: str
+    hardware: str
+    precision: str
 
 
 class Session(Protocol):
@@ -65,6 +69,10 @@ class Session(Protocol):
         """Keep a checkpoint; every rank calls this, rank 0's `fill` writes it. `best_at` marks it as the best, by images_seen."""
         ...
 
+    def wait_for_all(self) -> None:
+        """Returns when every rank has called it: a node may decode its data for longer than a collective's time-out."""
+        ...
+
     def show(self, images_seen: int, metrics: dict[str, float]) -> None:
         """Progress, called on rank 0."""
         ...
@@ -81,11 +89,14 @@ def run(job: Job, session: Session) -> Outcome:
     if session.device.type == "cpu":
         torch.set_num_threads(max(1, int(config.ray.cpus_per_worker)))
     trainer = Trainer(config.gan(), device=session.device)
+    session.wait_for_all()
     pending = None
     with session.latest_checkpoint() as folder:
         if folder is not None:
             trainer.load_state_dict(checkpoint.load(folder))
             pending = json.loads((folder / PENDING).read_text())
+            if session.rank == 0:
+                session.say(f"continuing from the checkpoint at {trainer.images_seen / 1000:.1f} kimg")
     desk = _Desk(job, config, session, pending)
     built_at, failure = time.time(), ""
     try:
@@ -93,8 +104,9 @@ def run(job: Job, session: Session) -> Outcome:
     except DivergenceError as error:
         failure = str(error)
     finished_at = time.time()
-    undelivered = desk.close(config.mlflow.delivery_timeout_seconds)
     peak = torch.tensor([_peak_memory(session.device)], dtype=torch.int64, device=session.device)
+    peaks = distributed.gather(peak).tolist()  # before close, which may wait for longer than a collective's time-out
+    undelivered = desk.close(config.mlflow.delivery_timeout_seconds)
     return Outcome(
         images_seen=trainer.images_seen,
         d_steps=trainer.d_steps,
@@ -103,13 +115,15 @@ def run(job: Job, session: Session) -> Outcome:
         first_scores=trainer.first_scores,
         last_scores=trainer.last_scores,
         best=trainer.best,
-        peak_memory_bytes=distributed.gather(peak).tolist(),
+        peak_memory_bytes=peaks,
         entered_at=entered_at,
         built_at=built_at,
         training_at=desk.training_at or built_at,
         finished_at=finished_at,
         failure=failure,
         undelivered=undelivered,
+        hardware=environment.describe_hardware()["summary"],
+        precision=resolved_precision(config, session.device),
     )
 
 
@@ -159,6 +173,8 @@ class _Desk:
             if self.writer is not None:
                 self.writer.close(timeout_seconds)
         except UndeliveredError as error:
+            if self.session.rank > 0:
+                self.session.say(f"machine metrics of node {self.session.node_rank}: {error}")
             return str(error)
         return ""
 

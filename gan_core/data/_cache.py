@@ -1,6 +1,7 @@
 """Decoded images on disk: written once under a lock, complete or absent, memory-mapped by every worker of a node."""
 
 import json
+import os
 import shutil
 import tempfile
 import warnings
@@ -31,6 +32,8 @@ def entry(folder: Path, files: list[Path], settings: dict[str, Any]) -> Iterator
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"data.cache_dir: cannot create {folder} ({error.strerror}); set it to a folder that can be written") from None
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"data.cache_dir: cannot write to {folder}; set it to a folder that can be written")
     with FileLock(folder / f"{key}.lock"):
         yield Entry(folder / key)
 

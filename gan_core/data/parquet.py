@@ -3,6 +3,7 @@
 Images are decoded once into a memory-mapped cache of uint8 pixels that all workers of a node share.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -52,9 +53,12 @@ def load(
     with _cache.entry(folder, files, settings) as cache:
         if not cache.is_complete():
             layout = _layout(files, columns, resolution, channels, resize)
-            _fill(cache, files, columns, layout)
+            try:
+                _fill(cache, files, columns, layout)
+            except OSError as error:  # a damaged page, a full disk
+                raise ValueError(f"data: {path} could not be decoded into {cache.folder.parent} ({error})") from None
         manifest, images, labels = cache.read()
-    _require_few_corrupt(path, manifest, max_corrupt_fraction)
+    _require_few_corrupt(path, manifest, max_corrupt_fraction, cache.folder)
     classes = int(labels.max()) + 1 if labels is not None else 0
     return ImageDataset(_name(Path(path)), images, labels, manifest["content_hash"], num_classes=classes, source=str(path))
 
@@ -166,13 +170,18 @@ def _fill(cache: _cache.Entry, files: list[Path], columns: Columns, layout: Layo
                     writer.add(result, row.label if columns.label else None)
 
 
-def _require_few_corrupt(path: str, manifest: dict[str, Any], allowed: float) -> None:
+def _require_few_corrupt(path: str, manifest: dict[str, Any], allowed: float, folder: Path) -> None:
     corrupt, kept = manifest["corrupt"], manifest["count"]
     if not corrupt:
         return
     fraction = len(corrupt) / (len(corrupt) + kept)
-    shown = "\n  ".join(corrupt[:ROWS_SHOWN] + ([f"and {len(corrupt) - ROWS_SHOWN} more"] if len(corrupt) > ROWS_SHOWN else []))
+    shown = "\n  ".join(
+        corrupt[:ROWS_SHOWN]
+        + ([f"and {len(corrupt) - ROWS_SHOWN} more, all in {folder}/manifest.json"] if len(corrupt) > ROWS_SHOWN else [])
+    )
     report = f"{len(corrupt)} of {len(corrupt) + kept} rows of {path} cannot be used:\n  {shown}"
     if fraction > allowed or not kept:
-        raise ValueError(f"{report}\nThis is more than data.max_corrupt_fraction={allowed}; repair them, or set it to {fraction:.4g}")
+        raise ValueError(
+            f"{report}\nThis is more than data.max_corrupt_fraction={allowed}; repair them, or set it to {math.ceil(fraction * 1e4) / 1e4}"
+        )
     _cache.warn_once(report)

@@ -75,11 +75,11 @@ def both(config: str, words: list[str], folder: str) -> Iterator[tuple[Side, Sid
     full = Side(folder, "pipelines.train", config, *words, *run)
     bare = None
     try:
-        client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
-        run_id = ""
-        while not run_id or "progress/images_per_second" not in client.get_run(run_id).data.metrics:
+        while not (run_id := full.output.read_text().partition("run ")[2].partition(":")[0]):
             time.sleep(1)
-            run_id = full.output.read_text().partition("run ")[2].partition(":")[0]
+        client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")  # now that the run has made the database
+        while "progress/images_per_second" not in client.get_run(run_id).data.metrics:
+            time.sleep(1)
         full.signal(signal.SIGSTOP)
         bare = Side(folder, "tests.benchmarks.bare_loop", config, f"{folder}/times", *words)
         while not Path(folder, "times").is_file() or len(Path(folder, "times").read_text().splitlines()) < 10:

@@ -138,6 +138,35 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_value_and_checkp
     assert reports[-1].images_seen == 160
 
 
+def test_the_first_bad_value_is_named_whichever_player_it_is_of():
+    trainer = tiny_trainer(total_kimg=0.48, schedule__report_kimg=0.08)
+    step = trainer._round
+
+    def poisoned():
+        step()
+        if trainer.g_steps == 12:  # the generator's next step is the first to see it: D's fakes of step 13 come before
+            trainer.parts.g.parameters[0].data.fill_(torch.nan)
+
+    trainer._round = poisoned
+    with pytest.raises(DivergenceError, match="d/loss is nan at its step 13;"):
+        trainer.run(lambda report: None)
+
+
+def test_weights_that_are_not_finite_are_never_saved():
+    trainer = tiny_trainer(total_kimg=0.48)
+    step, saved = trainer._round, []
+
+    def poisoned():
+        step()
+        if trainer.images_seen == 320:  # the last step before a checkpoint: no loss has seen it
+            trainer.parts.d.parameters[0].data.fill_(torch.inf)
+
+    trainer._round = poisoned
+    with pytest.raises(DivergenceError, match="weights of the discriminator are not finite; .* images_seen 160"):
+        trainer.run(lambda report: saved.append(report.images_seen) if report.state else None)
+    assert saved == [160]
+
+
 def test_the_best_checkpoint_is_the_one_with_the_smallest_distance():
     reports = run(tiny_trainer(total_kimg=0.64, optimizer__generator__lr=1e-2))
     scores = [(report.metrics["quality/kid_pixels"], report.is_best) for report in reports if report.state]

@@ -1,4 +1,4 @@
-"""Every kind of bad input: exit status 2 and a clear sentence, before a run, a folder or a database exists."""
+"""Every kind of bad input: exit status 2 and a clear sentence, before there is a run or anything in the storage."""
 
 import shutil
 
@@ -55,6 +55,8 @@ CASES = [
     (["digits", "mlflow.tracking_uri=sqlite:///nowhere/mlflow.db"], "does not exist; make it, or give another file"),
     (["digits", "mlflow.tracking_uri=http://me:secret@127.0.0.1:9"], "holds a password"),
     (["digits", "--local"], "--local is one worker, given 2"),
+    (["digits", "--local", "ray.num_workers=1", "ray.storage_path=s3://bucket"], "--local needs a folder on this machine"),
+    (["digits", "--local", "ray.num_workers=1", "ray.use_gpu=true"], "ray.use_gpu: this machine has no GPU"),
     (["digits", "ray.num_workers=64"], "64 workers need 64 CPU"),
     (["digits", "ray.use_gpu=true"], "2 workers need 2 GPU, the cluster has 0"),
     (["total_kimg=1"], "give a config"),

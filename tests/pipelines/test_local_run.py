@@ -147,6 +147,17 @@ def test_a_resume_with_another_game_is_refused(run, folder, capsys, monkeypatch)
     assert "differing keys:\n  batch_size: 16 -> 8\n  step_ratio: 2:1 -> 1:1\nUse --from-run for a new run" in message
 
 
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [("data.name=ring2d", "data.name: digits -> ring2d"), ("ray.storage_path=elsewhere", "no checkpoint of run")],
+)
+def test_a_resume_that_would_start_from_nothing_is_refused(run, folder, capsys, monkeypatch, word, sentence):
+    monkeypatch.chdir(folder)
+    assert cli.main(["train", "--resume", run.run_id, "--local", word]) == 2
+    assert sentence in capsys.readouterr().err
+    assert TrackedRun(folder, run.run_id).run.info.status == "FINISHED"
+
+
 def test_resuming_with_a_larger_budget_continues_in_the_same_run(folder):
     config = write_config(folder)
     half, _, _ = train(folder, config, "--local", "total_kimg=1.6")
