@@ -37,7 +37,7 @@ class Tracker(NamedTuple):
     def page(self, run_id: str) -> str:
         """Where a browser finds the run: on the server, or behind `make ui` for a local store."""
         root = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{root.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}"
+        return f"{root.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
 def resolve_uri(configured: str | None) -> str:

@@ -22,17 +22,22 @@ ROOT = Path(__file__).parents[2]
 def dashboard(tmp_path_factory):
     """The address of a cluster's dashboard; the cluster's processes are one group, ended as one."""
     gcs, port, home = free_port(), free_port(), tmp_path_factory.mktemp("r")
-    ports = [f"--port={gcs}", f"--dashboard-port={port}", "--dashboard-agent-listen-port=0", "--ray-client-server-port=0"]
+    others = [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
+    ports = [f"--port={gcs}", f"--dashboard-port={port}", *others]
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={home}", *ports]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     process = subprocess.Popen(command, env=environment, **quiet)
     address = f"http://127.0.0.1:{port}"
     listing = [RAY, "job", "list", "--address", address]
-    wait_for(lambda: subprocess.run(listing, capture_output=True, timeout=60).returncode == 0)
-    yield address
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(timeout=60)
+    try:
+        wait_for(lambda: process.poll() is not None or subprocess.run(listing, capture_output=True, timeout=60).returncode == 0)
+        assert process.poll() is None
+        yield address
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
 
 
 @pytest.mark.slow
