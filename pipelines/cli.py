@@ -4,6 +4,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from gan_core.registry import suggestion
+
 COMMANDS = {"train": "train a GAN through Ray Train, tracked in MLflow"}
 
 
@@ -14,8 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = importlib.import_module(f"pipelines.{words[0]}").main(words[1:])
         return status
     asked = words in (["-h"], ["--help"])
-    lines = ["usage: raygan COMMAND ...; raygan COMMAND --help says more", ""] + [f"  {name:10} {text}" for name, text in COMMANDS.items()]
-    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
+    wrong = [f"raygan: unknown command '{words[0]}'{suggestion(words[0], COMMANDS)}"] if words and not asked else []
+    usage = ["usage: raygan COMMAND ...; raygan COMMAND --help says more", ""] + [f"  {name:10} {text}" for name, text in COMMANDS.items()]
+    print("\n".join(wrong + usage), file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
 
 

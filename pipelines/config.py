@@ -67,18 +67,22 @@ class JobConfig(GanConfig):
         return GanConfig.model_validate(self.model_dump(include=set(GanConfig.model_fields)))
 
 
+def packaged() -> list[str]:
+    """The names of the configs in pipelines/configs."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
 def load_named(config: str) -> Tree:
     """The tree of a YAML file, or of a config in pipelines/configs by its short name.
 
     Raises:
         ValueError: there is neither.
     """
-    packaged = CONFIGS / f"{config}.yaml"
-    if not Path(config).is_file() and packaged.is_file():
-        return load(packaged)
+    bundled = CONFIGS / f"{config}.yaml"
+    if not Path(config).is_file() and bundled.is_file():
+        return load(bundled)
     if not Path(config).is_file():
-        names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-        raise ValueError(f"no config file at '{config}'; give a path to a YAML file, or one of: {names}")
+        raise ValueError(f"no config file at '{config}'; give a path to a YAML file, or one of: {', '.join(packaged())}")
     return load(config)
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from gan_core.overrides import dumps
+from pipelines.config import packaged
 from pipelines.plan import USAGE, check, make_plan
 
 
@@ -30,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="raygan train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", metavar="CONFIG key=value", help="a YAML file or a packaged config's name, then overrides")
+    parser.add_argument(
+        "words", nargs="*", metavar="CONFIG key=value", help=f"a YAML file or a packaged config ({', '.join(packaged())}), then overrides"
+    )
     past = parser.add_mutually_exclusive_group()
     past.add_argument("--resume", metavar="RUN", help="continue an MLflow run from its last checkpoint, in the same run")
     past.add_argument("--from-run", metavar="RUN", help="start a new run with the config of a past one")

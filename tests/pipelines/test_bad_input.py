@@ -77,7 +77,7 @@ def test_bad_input_is_refused_with_a_clear_sentence_and_leaves_nothing(here, cap
 
 def test_an_unknown_command_lists_the_commands(capsys):
     assert cli.main(["trian"]) == 2
-    assert "train" in capsys.readouterr().err
+    assert "unknown command 'trian' (did you mean 'train'?)" in capsys.readouterr().err
 
 
 def test_print_config_prints_what_would_run(here, capsys):
