@@ -21,9 +21,9 @@ def checkpoint_name(images_seen: int) -> str:
 
 
 def latest_in(folder: Path) -> Path | None:
-    """The newest complete checkpoint in a run's folder."""
-    complete = [path for path in folder.glob(f"{PREFIX}*") if (path / SUMS).is_file()]
-    return max(complete, key=lambda path: path.name, default=None)
+    """The newest complete checkpoint in a run's folder on this machine."""
+    name = _latest_name(pyarrow.fs.LocalFileSystem(), str(folder))
+    return None if name is None else folder / name
 
 
 @contextmanager

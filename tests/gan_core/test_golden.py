@@ -30,7 +30,7 @@ def losses(options):
 def test_losses_are_what_they_were(case):
     expected = json.loads(GOLDEN.read_text())[case]
     for step, (found, wanted) in enumerate(zip(losses(CASES[case]), expected, strict=True)):
-        assert found == pytest.approx(wanted, rel=1e-7, abs=1e-10), f"report {step}"
+        assert found == pytest.approx(wanted, rel=1e-9, abs=1e-12), f"report {step}"
 
 
 if __name__ == "__main__":
