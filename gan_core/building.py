@@ -1,28 +1,42 @@
 """From a config to the things that training uses: data, networks, players. The only place in the core that reads the config for them."""
 
+import math
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from jaxtyping import Int64
+from torch import Tensor, nn
 
-from gan_core import distributed, registry
+from gan_core import distributed, judging, registry
 from gan_core.config import AdamConfig, GanConfig
 from gan_core.datatypes import ImageDataset
+from gan_core.diagnostics import Thresholds
 from gan_core.ema import Average
 from gan_core.losses import LOSSES
-from gan_core.sampling import derive_seed
-from gan_core.steps import Game, Player
+from gan_core.ratio import Band, RatioSchedule, StepRatio, Warmup
+from gan_core.regularizers import REGULARIZERS, largest_shift
+from gan_core.sampling import derive_seed, held_out_split
+from gan_core.spectral import spectrally_normalised
+from gan_core.steps import Game, Penalty, Player
+
+PER_IMAGE_GRADIENT = ("r1", "r2", "gp", "gp_one_sided", "gp_zero_centred", "dragan")
 
 
 class Parts(NamedTuple):
-    """What a trainer moves. `g` and `d` are the players, `dtype` is that of parameters and images."""
+    """What a trainer moves. `g` and `d` are the players, `dtype` is that of parameters and images.
+
+    `train` and `held_out` are image numbers; `draws` is how many uniform numbers a decision's penalties need.
+    """
 
     dataset: ImageDataset
+    train: Int64[Tensor, " train"]
+    held_out: Int64[Tensor, " held_out"]
     g: Player
     d: Player
     g_ema: Average
     game: Game
+    draws: int
     device: torch.device
     dtype: torch.dtype
     draws_noise: bool
@@ -56,7 +70,9 @@ def build_networks(config: GanConfig, dataset: ImageDataset) -> tuple[nn.Module,
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(config.seed, "initialise"))
         generator = module.generator(**shape, z_dim=network.z_dim, **network.generator)
-        discriminator = module.discriminator(**shape, **network.discriminator)
+        discriminator = module.discriminator(**{**shape, "channels": dataset.channels * network.packing}, **network.discriminator)
+        if config.regularizers.spectral_norm:
+            discriminator = spectrally_normalised(discriminator)
     return generator, discriminator
 
 
@@ -71,17 +87,40 @@ def build(config: GanConfig, device: torch.device | str | None) -> Parts:
     dataset = load_dataset(config)
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     generator, discriminator = (network.to(place, dtype).train() for network in build_networks(config, dataset))
-    game = Game(LOSSES[config.loss.name], _autocast(config, place), config.accumulation_steps)
+    _require_fitting(config, dataset, discriminator)
+    train, held_out = held_out_split(len(dataset), config.diagnostics.held_out)
+    penalties, draws = _penalties(config, dataset)
     return Parts(
         dataset,
+        train,
+        held_out,
         _player(generator, config.optimizer.generator),
-        _player(discriminator, config.optimizer.discriminator),
+        _player(discriminator, config.optimizer.discriminator, penalties, config.regularizers.clip_weight),
         Average(generator, halflife_kimg=config.ema_halflife_kimg),
-        game,
+        _game(config, penalties, place, dtype),
+        draws,
         place,
         dtype,
         draws_noise=any(isinstance(m, nn.Dropout) for network in (generator, discriminator) for m in network.modules()),
     )
+
+
+def build_ratio(config: GanConfig) -> RatioSchedule:
+    """The step ratio's schedule."""
+    schedule = config.step_ratio_schedule
+    warmup = band = None
+    if schedule.warmup_ratio is not None and schedule.warmup_kimg is not None:
+        warmup = Warmup(StepRatio.parse(schedule.warmup_ratio), schedule.warmup_kimg * 1000.0)
+    if schedule.advantage_low is not None and schedule.advantage_high is not None:
+        lowest, highest = (StepRatio.parse(text).rung or 0 for text in (schedule.lowest, schedule.highest))
+        band = Band(schedule.advantage_low, schedule.advantage_high, schedule.adjust_kimg * 1000.0, lowest, highest)
+    return RatioSchedule(config.ratio, warmup=warmup, band=band)
+
+
+def build_thresholds(config: GanConfig) -> Thresholds:
+    """Where alarms go off."""
+    limits = config.diagnostics
+    return Thresholds(limits.collapse, limits.saturation, limits.overfitting, limits.divergence, limits.patience)
 
 
 def resolved_precision(config: GanConfig, device: torch.device) -> str:
@@ -96,9 +135,70 @@ def _autocast(config: GanConfig, device: torch.device) -> partial[torch.autocast
     return partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
-def _player(network: nn.Module, adam: AdamConfig) -> Player:
+def _game(config: GanConfig, penalties: tuple[Penalty, ...], place: torch.device, dtype: torch.dtype) -> Game:
+    loss = LOSSES[config.loss.name]
+    alternative = config.loss.generator_objective == "alternative"
+    generator_loss = loss.alternative_generator if alternative else loss.generator
+    assert generator_loss is not None, "the config refuses an alternative that does not exist"
+    judge = judging.WITNESS if loss.on_witness else judging.ACROSS_RANKS if loss.across_batch else judging.EACH
+    anchors = torch.zeros(2, device=place, dtype=dtype) if any(penalty.name == "lecam" for penalty in penalties) else None
+    return Game(
+        loss, generator_loss, judge, penalties, anchors, config.network.packing, _autocast(config, place), config.accumulation_steps
+    )
+
+
+def _penalties(config: GanConfig, dataset: ImageDataset) -> tuple[tuple[Penalty, ...], int]:
+    """Those in force, and how many uniform numbers a decision needs for all of them."""
+    shape = torch.Size((dataset.channels * config.network.packing, dataset.resolution, dataset.resolution))
+    chosen: list[Penalty] = []
+    draws = 0
+    for name in config.regularizers.in_force:
+        regularizer = REGULARIZERS[name]
+        weight = config.regularizers.weight(name) * regularizer.factor
+        chosen.append(Penalty(name, regularizer, weight, config.regularizers.interval(name), draws))
+        draws += regularizer.draws(shape)
+    return tuple(chosen), draws
+
+
+def _require_fitting(config: GanConfig, dataset: ImageDataset, discriminator: nn.Module) -> None:
+    in_force = config.regularizers.in_force
+    per_image = [REGULARIZERS[name].weight_key for name in in_force if name in PER_IMAGE_GRADIENT]
+    if per_image and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in discriminator.modules()):
+        raise ValueError(
+            f"regularizers.{per_image[0]}: the discriminator has batch norm, so that its gradient is not that of one image "
+            f"(1704.00028, section 4); set network.discriminator.norm=layer, or none"
+        )
+    if "bcr" in in_force and not largest_shift(dataset.resolution):
+        raise ValueError(f"regularizers.bcr_lambda: images of {dataset.resolution} pixels cannot be shifted; it needs at least 8")
+    if LOSSES[config.loss.name].on_witness:
+        if "logit" not in dict(discriminator.named_children()):
+            raise ValueError(
+                f"loss.name: {config.loss.name} needs a discriminator whose last layer is called logit; see gan_core/judging.py"
+            )
+        if config.batch_size // config.network.packing < 2:
+            raise ValueError(f"batch_size: the loss {config.loss.name} compares samples, and needs 2 at least, given {config.batch_size}")
+
+
+def _player(network: nn.Module, adam: AdamConfig, penalties: tuple[Penalty, ...] = (), clip_weight: float | None = None) -> Player:
+    """With lazy penalties Adam takes more steps, and smaller ones in proportion (1912.04958, appendix B)."""
     parameters = list(network.parameters())
-    fused = parameters[0].is_cuda
-    optimizer = torch.optim.Adam(parameters, lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps, fused=fused, foreach=not fused)
+    share = 1.0 / (1.0 + _lazy_steps_per_step([penalty.interval for penalty in penalties]))
+    optimizer = torch.optim.Adam(
+        parameters,
+        lr=adam.lr * share,
+        betas=(adam.beta1**share, adam.beta2**share),
+        eps=adam.eps,
+        fused=True,  # on CPU too: a step of a small network takes half the time of the foreach one
+    )
     buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-    return Player(network, parameters, buffers, optimizer, adam.clip_norm)
+    return Player(network, parameters, buffers, optimizer, adam.clip_norm, clip_weight)
+
+
+def _lazy_steps_per_step(intervals: list[int]) -> float:
+    """How many extra optimizer steps lazy penalties add to each of the discriminator's: 1/i for one of interval i.
+
+    Penalties that are due together share a step, so this counts the multiples in a period of all of them.
+    """
+    lazy = {interval for interval in intervals if interval > 1}
+    period = math.lcm(*lazy)
+    return sum(any(step % interval == 0 for interval in lazy) for step in range(period)) / period

@@ -9,11 +9,20 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """Isotropic Gaussians that points were drawn from, each as likely: `centres` [modes, 2], one `standard_deviation`."""
+
+    centres: Float[Tensor, "modes 2"]
+    standard_deviation: float
+
+
+@dataclass(frozen=True)
 class ImageDataset:
     """A data set as training reads it.
 
     `images` is [count, channels, height, width]: uint8 pixels 0..255, often memory-mapped, or float32 values used as they
-    are (2-D points are [count, 2, 1, 1]). `labels` is [count] int64 or None. `content_hash` names the decoded content.
+    are (2-D points are [count, 2, 1, 1]). `labels` is [count] int64 or None. `content_hash` names the decoded content. `mixture` is
+    where points come from, if that is known.
     """
 
     name: str
@@ -22,6 +31,7 @@ class ImageDataset:
     content_hash: str
     num_classes: int = 0
     source: str = ""
+    mixture: Mixture | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -60,6 +60,30 @@ def gather(shard: Shaped[Tensor, "shard ..."]) -> Shaped[Tensor, "batch ..."]:
     return torch.cat(shards)
 
 
+class _GatherWithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(_: torch.autograd.function.FunctionCtx, shard: Tensor) -> Tensor:
+        return gather(shard.detach())
+
+    @staticmethod
+    def backward(_: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
+        total = grads[0].contiguous()
+        dist.all_reduce(total)
+        return total.chunk(world_size())[rank()]
+
+
+def gather_with_gradient(shard: Shaped[Tensor, "shard ..."]) -> Shaped[Tensor, "batch ..."]:
+    """`gather`, and backwards the sum over the ranks of the gradients for this rank's part.
+
+    Each rank then takes the same loss of the whole batch, and averaging parameter gradients over the ranks is right: the sum here
+    counts the loss once for each rank, the average takes that back.
+    """
+    if world_size() == 1:
+        return shard
+    whole: Tensor = _GatherWithGradient.apply(shard)
+    return whole
+
+
 def require_equal_replicas(network: nn.Module, name: str) -> None:
     """Compare bitwise checksums of parameters and buffers over the ranks.
 

@@ -19,38 +19,39 @@ class History:
     """Collects one vector for each step; reading it is the only place where training waits for the device."""
 
     def __init__(self) -> None:
-        self._steps: dict[tuple[str, ...], list[Tensor]] = {}
-        self._places: dict[tuple[str, ...], list[int]] = {}
+        self._vectors: dict[tuple[str, ...], list[Tensor]] = {}
+        self._places: dict[tuple[str, ...], list[tuple[int, int]]] = {}
         self._count = 0
 
-    def add(self, stats: Stats) -> None:
-        """Keep the 0-d tensors of one step; all have one dtype."""
-        self._steps.setdefault(tuple(stats), []).append(torch.stack(list(stats.values())))
-        self._places.setdefault(tuple(stats), []).append(self._count)
+    def add(self, stats: Stats, step: int) -> None:
+        """Keep the 0-d tensors, all of one dtype, of a player's step number `step`, counted from 1."""
+        self._vectors.setdefault(tuple(stats), []).append(torch.stack(list(stats.values())))
+        self._places.setdefault(tuple(stats), []).append((self._count, step))
         self._count += 1
 
-    def read(self, steps_taken: dict[str, int], last_good: int | None) -> dict[str, float]:
+    def read(self, last_good: int | None) -> dict[str, float]:
         """Means over the collected steps and over the ranks, and an empty history again.
 
-        `steps_taken` counts the steps so far of each player, by metric prefix; `last_good` is the images_seen of the last
-        checkpoint.
+        `last_good` is the images_seen of the last checkpoint.
 
         Raises:
             DivergenceError: naming the first value that is not finite, in the order of the steps of both players.
         """
-        means: dict[str, float] = {}
+        sums: dict[str, tuple[float, int]] = {}
         bad: list[tuple[int, str]] = []
-        for keys, vectors in self._steps.items():
+        for keys, vectors in self._vectors.items():
             table = mean_over_ranks(torch.stack(vectors).double()).cpu()
-            means.update(zip(keys, table.mean(0).tolist(), strict=True))
+            for key, column in zip(keys, table.sum(0).tolist(), strict=True):
+                before, count = sums.get(key, (0.0, 0))
+                sums[key] = (before + column, count + len(vectors))
             for row, column in (~table.isfinite()).nonzero()[:1].tolist():
-                step = steps_taken[keys[0].split("/")[0]] - len(vectors) + row + 1
-                bad.append((self._places[keys][row], f"{keys[column]} is {table[row, column].item()} at its step {step:,}"))
+                place, step = self._places[keys][row]
+                bad.append((place, f"{keys[column]} is {table[row, column].item()} at its step {step:,}"))
         if bad:
             raise DivergenceError(f"{min(bad)[1]}; {_kept(last_good)}. {ADVICE}")
-        self._steps.clear()
+        self._vectors.clear()
         self._places.clear()
-        return means
+        return {key: total / count for key, (total, count) in sums.items()}
 
 
 def require_finite(parameters: Iterable[Tensor], name: str, last_good: int | None) -> None:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from gan_core.config import FREE_ON_RESUME, GanConfig
 from gan_core.schema import explain
+from gan_core.variants import OWNED
 
 Tree = dict[str, Any]
 
@@ -96,9 +97,12 @@ def parse(override: str) -> tuple[str, Any]:
 def merge(tree: Tree, overrides: Mapping[str, Any]) -> Tree:
     """`tree` with dotted keys replaced; sections that are missing are made. The tree given is left as it is.
 
-    Choosing another data set or network drops the options that belonged to the old one; overrides for the new one stay.
+    Choosing another data set, network or variant drops the options that belonged to the old one; overrides for the new one stay.
     """
     merged = _copied(tree)
+    if overrides.get("variant") is not None and overrides["variant"] != merged.get("variant"):
+        for key in OWNED:
+            _drop(merged, key.split("."))
     for dotted, value in sorted(overrides.items(), key=lambda item: item[0] not in OPTIONS_OF_NAME):
         *sections, last = dotted.split(".")
         place = merged
@@ -152,6 +156,13 @@ def _leaves(value: Any, key: str) -> Iterable[tuple[str, str]]:
     else:
         text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**9, allow_unicode=True)
         yield key, text.removesuffix("\n").removesuffix("\n...")
+
+
+def _drop(tree: Tree, path: list[str]) -> None:
+    if len(path) == 1:
+        tree.pop(path[0], None)
+    elif isinstance(tree.get(path[0]), dict):
+        _drop(tree[path[0]], path[1:])
 
 
 def _copied(tree: Mapping[str, Any]) -> Tree:

@@ -36,6 +36,11 @@ def latents(seed: int, stream: str, step: int, *, batch_size: int, z_dim: int) -
     return shard(torch.randn(batch_size, z_dim, generator=random_source(seed, stream, step)))
 
 
+def uniforms(seed: int, stream: str, step: int, *, count: int, per_sample: int) -> Float[Tensor, "shard per_sample"]:
+    """This rank's part of `count` rows of uniform numbers from [0, 1); `count` is global."""
+    return shard(torch.rand(count, per_sample, generator=random_source(seed, stream, step)))
+
+
 def latents_of_seeds(first_seed: int, count: int, *, z_dim: int) -> Float[Tensor, "count z_dim"]:
     """One z for each of `count` consecutive image seeds: image i is the same whatever is drawn around it.
 
@@ -81,6 +86,18 @@ def seed_layers(seed: int, player: str, step: int, device: torch.device) -> None
 def evaluation_indices(seed: int, *, count: int, dataset_size: int) -> Int64[Tensor, " count"]:
     """The same `count` different image numbers at every evaluation, on every rank."""
     return torch.randperm(dataset_size, generator=random_source(seed, "evaluate"))[:count]
+
+
+def held_out_split(dataset_size: int, share: float) -> tuple[Int64[Tensor, " train"], Int64[Tensor, " held_out"]]:
+    """Image numbers to train on and image numbers kept from training, the same for every seed, so that runs can be compared."""
+    order = torch.randperm(dataset_size, generator=random_source(0, "held out"))
+    count = int(dataset_size * share)
+    return order[count:].sort().values, order[:count].sort().values
+
+
+def diagnostic_indices(seed: int, stream: str, step: int, *, count: int, dataset_size: int) -> Int64[Tensor, " shard"]:
+    """This rank's part of `count` image numbers drawn with replacement."""
+    return shard(torch.randint(dataset_size, (count,), generator=random_source(seed, stream, step)))
 
 
 def first_of_share(share: int) -> int:

@@ -1,6 +1,6 @@
 """How the two players take a step: the algorithm of 1406.2661 on one screen, with plain arguments and no waiting for the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -10,13 +10,15 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from gan_core.datatypes import Batch
 from gan_core.distributed import average_over_ranks
-from gan_core.losses import AdversarialLoss
+from gan_core.judging import Judge, Logits
+from gan_core.losses import AdversarialLoss, LossFunction
+from gan_core.regularizers import ANCHOR_DECAY, Given, Regularizer
 
 Stats = dict[str, Float[Tensor, ""]]
 
 
 class Player(NamedTuple):
-    """A network with its optimizer; `clip_norm` bounds the norm of its whole gradient.
+    """A network with its optimizer; `clip_norm` bounds the norm of its whole gradient, `clip_weight` each weight after each step.
 
     `parameters` and `buffers` (the floating-point ones) are listed once: walking the modules at each step costs 3 % of a small one.
     """
@@ -26,34 +28,76 @@ class Player(NamedTuple):
     buffers: list[Tensor]
     optimizer: torch.optim.Optimizer
     clip_norm: float | None
+    clip_weight: float | None = None
+
+
+class Penalty(NamedTuple):
+    """A regularizer in force: at every `interval`-th step of the discriminator its mean counts `weight` times."""
+
+    name: str
+    regularizer: Regularizer
+    weight: float
+    interval: int
+    first_draw: int
+
+
+class Part(NamedTuple):
+    """A share of a rank's batch, by decision: real images, the uniform numbers of the penalties, and fakes without a graph."""
+
+    real: Batch | None
+    draws: Float[Tensor, "decisions draws"] | None
+    fake: Batch
 
 
 class Game(NamedTuple):
-    """The loss, the precision of forward passes, and into how many parts a rank's batch is divided to save memory."""
+    """What is played for.
+
+    `judge` makes the logits that `loss` reads, and `generator_loss` is the generator's side of it. `packing` samples make one
+    decision. `anchors` are the running mean logits of real and fake, None where nothing reads them. `autocast` gives the
+    precision of forward passes; a rank's batch is divided into `accumulation_steps` parts to save memory.
+    """
 
     loss: AdversarialLoss
+    generator_loss: LossFunction
+    judge: Judge
+    penalties: tuple[Penalty, ...]
+    anchors: Float[Tensor, "2"] | None
+    packing: int
     autocast: Callable[[], torch.autocast]
     accumulation_steps: int
 
 
-def discriminator_step(d: Player, g: Player, real: Batch, latents: Batch, game: Game) -> Stats:
+def discriminator_step(
+    d: Player, g: Player, real: Batch, latents: Batch, game: Game, *, step: int, draws: Float[Tensor, "decisions draws"] | None = None
+) -> Stats:
     """One optimizer step of the discriminator on `real` images and on fakes made from `latents`.
 
-    Returns 0-d tensors on the device: `d/loss`, the mean logits, the share of each side judged rightly, and the gradient norm
-    (after averaging over ranks, before clipping).
+    `step` counts the discriminator's steps before this one, and `draws` holds the uniform numbers of the penalties. Those that
+    are lazy and due at this step take a step of their own after it, with their interval as a gain (1912.04958, appendix B).
+
+    Returns 0-d tensors on the device: `d/loss`, `d/penalty/<name>` unweighted, the mean logits, the share of each side judged rightly,
+    and the gradient norm (after averaging over ranks, before clipping).
     """
+    every_step = [penalty for penalty in game.penalties if penalty.interval == 1]
+    lazy = [penalty for penalty in game.penalties if penalty.interval > 1 and step % penalty.interval == 0]
     d.optimizer.zero_grad(set_to_none=True)
-    parts: list[Stats] = []
-    for real_part, latent_part in zip(_parts(real, game), _parts(latents, game), strict=True):
+    shares: list[Stats] = []
+    # All fakes first: accumulation saves the memory of graphs, and these have none.
+    parts = [Part(reals, uniforms, _fakes(g, z, game)) for reals, uniforms, z in _divided(real, latents, draws, game)]
+    for part in parts:
         with game.autocast():
-            with torch.no_grad():
-                fake_images = g.network(latent_part.inputs, latent_part.labels)
-            real_logits = _full_precision(d.network(real_part.inputs, real_part.labels))
-            fake_logits = _full_precision(d.network(fake_images, latent_part.labels))
-        loss = game.loss.discriminator(real_logits, fake_logits).mean()
-        (loss / game.accumulation_steps).backward()
-        parts.append(_judgement(loss.detach(), real_logits.detach(), fake_logits.detach()))
-    return {**_mean(parts), "d/gradient_norm": _apply_gradients(d, opponent=g)}
+            logits = game.judge.logits(d.network, part.real, part.fake)
+        loss = game.loss.discriminator(*logits).mean()
+        penalty, values = _penalty(d, every_step, part, game)
+        ((loss + penalty) / game.accumulation_steps).backward()
+        shares.append({**_judgement(loss.detach(), logits, game), **values})
+    stats = _mean(shares)
+    if game.anchors is not None:
+        game.anchors.lerp_(torch.stack([stats["d/real_logits"], stats["d/fake_logits"]]), 1.0 - ANCHOR_DECAY)
+    stats["d/gradient_norm"] = _apply_gradients(d, opponent=g, game=game)
+    if lazy:
+        stats |= _lazy_step(d, g, parts, lazy, game)
+    return stats
 
 
 def generator_step(g: Player, d: Player, real: Batch | None, latents: Batch, game: Game) -> Stats:
@@ -66,25 +110,70 @@ def generator_step(g: Player, d: Player, real: Batch | None, latents: Batch, gam
     g.optimizer.zero_grad(set_to_none=True)
     _require_gradients(d, needed=False)
     parts: list[Stats] = []
-    reals = [None] * game.accumulation_steps if real is None else _parts(real, game)
-    for real_part, latent_part in zip(reals, _parts(latents, game), strict=True):
+    for real_part, _, latent_part in _divided(real, latents, None, game):
         with game.autocast():
-            fake_images = g.network(latent_part.inputs, latent_part.labels)
-            fake_logits = _full_precision(d.network(fake_images, latent_part.labels))
-            if real_part is None:
-                real_logits = torch.full_like(fake_logits, torch.nan, requires_grad=False)
-            else:
-                with torch.no_grad():
-                    real_logits = _full_precision(d.network(real_part.inputs, real_part.labels))
-        loss = game.loss.generator(real_logits, fake_logits).mean()
+            fake_part = pack(Batch(g.network(latent_part.inputs, latent_part.labels), latent_part.labels), game.packing)
+            logits = game.judge.logits(d.network, real_part, fake_part)
+        loss = game.generator_loss(*logits).mean()
         (loss / game.accumulation_steps).backward()
         parts.append({"g/loss": loss.detach()})
     _require_gradients(d, needed=True)
-    return {**_mean(parts), "g/gradient_norm": _apply_gradients(g, opponent=d)}
+    return {**_mean(parts), "g/gradient_norm": _apply_gradients(g, opponent=d, game=game)}
 
 
-def _parts(batch: Batch, game: Game) -> list[Batch]:
-    return batch.split(len(batch.inputs) // game.accumulation_steps)
+def _lazy_step(d: Player, g: Player, parts: list[Part], lazy: list[Penalty], game: Game) -> Stats:
+    """The discriminator's step on lazy penalties alone; each counts `interval` times, since it acts once in so many steps."""
+    d.optimizer.zero_grad(set_to_none=True)
+    gained = [penalty._replace(weight=penalty.weight * penalty.interval) for penalty in lazy]
+    shares: list[Stats] = []
+    for part in parts:
+        penalty, values = _penalty(d, gained, part, game)
+        (penalty / game.accumulation_steps).backward()
+        shares.append(values)
+    _apply_gradients(d, opponent=g, game=game)
+    return _mean(shares)
+
+
+def _divided(real: Batch | None, latents: Batch, draws: Tensor | None, game: Game) -> Iterator[tuple[Batch | None, Tensor | None, Batch]]:
+    """A rank's batch in equal parts; reals and draws are by decision: packed."""
+    count = game.accumulation_steps
+    reals: list[Batch | None] = [None] * count
+    if real is not None:
+        reals = [pack(part, game.packing) for part in real.split(len(real.inputs) // count)]
+    draw_parts: list[Tensor | None] = [None] * count if draws is None else list(draws.chunk(count))
+    return zip(reals, draw_parts, latents.split(len(latents.inputs) // count), strict=True)
+
+
+@torch.no_grad()
+def _fakes(g: Player, latents: Batch, game: Game) -> Batch:
+    with game.autocast():
+        return pack(Batch(g.network(latents.inputs, latents.labels), latents.labels), game.packing)
+
+
+def pack(images: Batch, packing: int) -> Batch:
+    """Each `packing` consecutive images as the channels of one: PacGAN (1712.04086, section 3)."""
+    if packing == 1:
+        return images
+    assert images.labels is None, "the config refuses packing with classes"
+    batch, channels, height, width = images.inputs.shape
+    return Batch(images.inputs.reshape(batch // packing, packing * channels, height, width), None)
+
+
+def _penalty(d: Player, penalties: list[Penalty], part: Part, game: Game) -> tuple[Tensor, Stats]:
+    """The weighted sum, and each penalty's own mean for the report. Outside autocast."""
+    real, fake = part.real, part.fake
+    assert real is not None, "the discriminator's step has real images"
+    total, values = torch.zeros((), device=real.inputs.device), {}
+    critic = game.judge.critic(d.network, real, fake) if penalties else None
+    for penalty in penalties:
+        count = penalty.regularizer.draws(real.inputs.shape[1:])
+        uniforms = None if part.draws is None or count == 0 else part.draws[:, penalty.first_draw : penalty.first_draw + count]
+        given = Given(fake.labels, uniforms, game.anchors)
+        assert critic is not None
+        value = penalty.regularizer(critic, real.inputs, fake.inputs.to(real.inputs.dtype), real.labels, given).mean()
+        total = total + penalty.weight * value
+        values[f"d/penalty/{penalty.name}"] = value.detach()
+    return total, values
 
 
 def _require_gradients(player: Player, *, needed: bool) -> None:
@@ -92,31 +181,34 @@ def _require_gradients(player: Player, *, needed: bool) -> None:
         parameter.requires_grad_(needed)
 
 
-def _full_precision(logits: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """Losses are taken in at least float32: bfloat16 has 8 bits for a logit."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _judgement(loss: Tensor, real_logits: Tensor, fake_logits: Tensor) -> Stats:
+def _judgement(loss: Tensor, logits: Logits, game: Game) -> Stats:
+    real, fake = logits.real.detach(), logits.fake.detach()
+    undecided = (real.mean() + fake.mean()) / 2.0 if game.loss.threshold is None else game.loss.threshold
+    right_real, right_fake = (real > undecided).to(loss.dtype).mean(), (fake < undecided).to(loss.dtype).mean()
     return {
         "d/loss": loss,
-        "d/real_logits": real_logits.mean(),
-        "d/fake_logits": fake_logits.mean(),
-        "d/accuracy_real": (real_logits > 0).to(loss.dtype).mean(),
-        "d/accuracy_fake": (fake_logits < 0).to(loss.dtype).mean(),
+        "d/real_logits": real.mean(),
+        "d/fake_logits": fake.mean(),
+        "d/accuracy_real": right_real,
+        "d/accuracy_fake": right_fake,
     }
 
 
-def _apply_gradients(player: Player, *, opponent: Player) -> Tensor:
+def _apply_gradients(player: Player, *, opponent: Player, game: Game) -> Tensor:
     """Average the gradients over the ranks, clip, step; returns the norm before clipping.
 
     Both players ran forward on this rank's part of the batch, so the batch-norm statistics of both have to be averaged too.
     """
-    average_over_ranks(player.parameters, player.buffers + opponent.buffers)
+    running = [] if game.anchors is None else [game.anchors]
+    average_over_ranks(player.parameters, player.buffers + opponent.buffers + running)
     norm = get_total_norm([parameter.grad for parameter in player.parameters if parameter.grad is not None])
     if player.clip_norm is not None:
         clip_grads_with_norm_(player.parameters, player.clip_norm, norm)
     player.optimizer.step()
+    if player.clip_weight is not None:
+        with torch.no_grad():
+            for parameter in player.parameters:
+                parameter.clamp_(-player.clip_weight, player.clip_weight)
     return norm
 
 

@@ -9,19 +9,16 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from gan_core import distributed, pictures, sampling
-from gan_core.building import Parts, build
+from gan_core import diagnostics, distributed, evaluation, sampling
+from gan_core.building import Parts, build, build_ratio, build_thresholds
 from gan_core.config import GanConfig
 from gan_core.datatypes import Batch, to_device
 from gan_core.history import DivergenceError, History, require_finite
-from gan_core.metrics import kernel_distance
 from gan_core.overrides import differences_that_matter, flatten
 from gan_core.steps import discriminator_step, generator_step
 
 __all__ = ["BEST_METRIC", "DivergenceError", "Report", "Trainer"]
 
-EVALUATION_SEED = 2**32  # image seeds from here on are used for scores, smaller ones for pictures
-GENERATE_AT_ONCE = 256
 BEST_METRIC = "quality/kid_pixels"  # smaller is better; decides which checkpoint is the best
 
 
@@ -29,7 +26,8 @@ class Report(NamedTuple):
     """What a run has to say at one moment of its clock, `images_seen`; the same on every rank.
 
     `metrics` are means since the last report. `state` gives the state to save, and is None where no checkpoint is due; it is
-    to be called before the receiver returns. `is_best` says that this checkpoint has the best score so far.
+    to be called before the receiver returns. `is_best` says that this checkpoint has the best score so far. `alarms` holds those
+    that ring, each with its reason.
     """
 
     images_seen: int
@@ -38,6 +36,7 @@ class Report(NamedTuple):
     state: Callable[[], dict[str, Any]] | None
     is_best: bool
     done: bool
+    alarms: dict[str, str] = {}  # noqa: RUF012 - never written to
 
 
 class Trainer:
@@ -52,6 +51,8 @@ class Trainer:
     def __init__(self, config: GanConfig, *, device: torch.device | str | None = None) -> None:
         self.config = config
         self.parts: Parts = build(config, device)
+        self.ratio = build_ratio(config)
+        self.alarms = diagnostics.Alarms(build_thresholds(config))
         self.d_steps = 0
         self.g_steps = 0
         self.images_seen = 0
@@ -102,6 +103,9 @@ class Trainer:
             "first_scores": self.first_scores,
             "last_scores": self.last_scores,
             "best": self.best,
+            "ratio": self.ratio.state_dict(),
+            "alarms": self.alarms.state_dict(),
+            "anchors": parts.game.anchors,
             "generator": parts.g.network.state_dict(),
             "discriminator": parts.d.network.state_dict(),
             "g_ema": parts.g_ema.network.state_dict(),
@@ -127,6 +131,10 @@ class Trainer:
         parts = self.parts
         for name in ("d_steps", "g_steps", "images_seen", "device_seconds", "first_scores", "last_scores", "best"):
             setattr(self, name, state[name])
+        self.ratio.load_state_dict(state["ratio"])
+        self.alarms.load_state_dict(state["alarms"])
+        if parts.game.anchors is not None:
+            parts.game.anchors.copy_(state["anchors"])
         parts.g.network.load_state_dict(state["generator"])
         parts.d.network.load_state_dict(state["discriminator"])
         parts.g_ema.network.load_state_dict(state["g_ema"])
@@ -136,27 +144,35 @@ class Trainer:
 
     def _round(self) -> None:
         """One round of the game: d discriminator steps, g generator steps, one move of the average."""
-        parts, ratio, batch_size = self.parts, self.config.ratio, self.config.batch_size
+        parts, batch_size, began = self.parts, self.config.batch_size, self.images_seen
+        ratio = self.ratio.current(began)
         for _ in range(ratio.d):
             if parts.draws_noise:
                 sampling.seed_layers(self.config.seed, "d", self.d_steps, parts.device)
             real, latents = self._real("d", self.d_steps), self._latents("d", self.d_steps)
-            self._history.add(discriminator_step(parts.d, parts.g, real, latents, parts.game))
+            stats = discriminator_step(parts.d, parts.g, real, latents, parts.game, step=self.d_steps, draws=self._draws())
             self.d_steps += 1
             self.images_seen += batch_size
+            self.ratio.observe(stats)
+            self._history.add(stats, self.d_steps)
         for _ in range(ratio.g):
             if parts.draws_noise:
                 sampling.seed_layers(self.config.seed, "g", self.g_steps, parts.device)
             paired = self._real("g", self.g_steps) if parts.game.loss.generator_reads_real else None
-            latents = self._latents("g", self.g_steps)
-            self._history.add(generator_step(parts.g, parts.d, paired, latents, parts.game))
+            stats = generator_step(parts.g, parts.d, paired, self._latents("g", self.g_steps), parts.game)
             self.g_steps += 1
+            self._history.add(stats, self.g_steps)
         parts.g_ema.update(images=ratio.d * batch_size, images_seen=self.images_seen)
+        self.ratio.adjust(self.images_seen, began)
 
     def _real(self, player: str, step: int) -> Batch:
         config, parts = self.config, self.parts
-        indices = sampling.batch_indices(config.seed, f"{player}/real", step, batch_size=config.batch_size, dataset_size=len(parts.dataset))
-        return parts.dataset.batch(indices, parts.device, parts.dtype, labelled=config.network.conditional)
+        places = sampling.batch_indices(config.seed, f"{player}/real", step, batch_size=config.batch_size, dataset_size=len(parts.train))
+        return self._images(parts.train[places])
+
+    def _images(self, indices: Int64[Tensor, " images"]) -> Batch:
+        parts = self.parts
+        return parts.dataset.batch(indices, parts.device, parts.dtype, labelled=self.config.network.conditional)
 
     def _latents(self, player: str, step: int) -> Batch:
         """Latents of one step; where classes matter, their labels follow the data's own frequencies."""
@@ -164,11 +180,20 @@ class Trainer:
         z = sampling.latents(config.seed, f"{player}/z", step, batch_size=config.batch_size, z_dim=config.network.z_dim)
         labels = None
         if config.network.conditional and parts.dataset.labels is not None:
-            indices = sampling.batch_indices(
-                config.seed, f"{player}/labels", step, batch_size=config.batch_size, dataset_size=len(parts.dataset)
+            places = sampling.batch_indices(
+                config.seed, f"{player}/labels", step, batch_size=config.batch_size, dataset_size=len(parts.train)
             )
-            labels = to_device(parts.dataset.labels[indices], parts.device)
+            labels = to_device(parts.dataset.labels[parts.train[places]], parts.device)
         return Batch(to_device(z, parts.device).to(parts.dtype), labels)
+
+    def _draws(self) -> Float[Tensor, "decisions draws"] | None:
+        """Uniform numbers for the penalties of the coming discriminator step."""
+        config, parts = self.config, self.parts
+        if not parts.draws:
+            return None
+        count = config.batch_size // config.network.packing
+        numbers = sampling.uniforms(config.seed, "d/penalty", self.d_steps, count=count, per_sample=parts.draws)
+        return to_device(numbers, parts.device).to(parts.dtype)
 
     def _due(self, every_kimg: float, previous: int) -> bool:
         """Whether the clock has passed a multiple of `every_kimg` since `previous`; a function of counters, so resuming is exact."""
@@ -181,7 +206,15 @@ class Trainer:
 
     def _report(self, report: Callable[[Report], None], previous: int, images_per_second: float | None = None) -> None:
         when = self.config.schedule
-        metrics = self._history.read({"d": self.d_steps, "g": self.g_steps}, self._last_good)
+        metrics = self._history.read(self._last_good)
+        if self._due(when.report_kimg, previous) and self.config.diagnostics.enabled:
+            metrics.update(self._diagnose())
+        alarms = self.alarms.look(metrics) if self._due(when.report_kimg, previous) else {}
+        metrics.update({f"alarm/{name}": float(name in alarms) for name in self.alarms.NAMES})
+        ratio = self.ratio.current(self.images_seen)
+        metrics["progress/ratio_d"], metrics["progress/ratio_g"] = float(ratio.d), float(ratio.g)
+        if self.ratio.advantage is not None:
+            metrics["d/advantage"] = self.ratio.advantage
         if images_per_second is not None:
             metrics["progress/images_per_second"] = images_per_second
         metrics["progress/d_steps"] = float(self.d_steps)
@@ -190,9 +223,11 @@ class Trainer:
         checkpoint_due = self._due(when.checkpoint_kimg, previous) and self.images_seen > 0
         is_best = False
         if checkpoint_due or self._due(when.evaluate_kimg, previous):
-            metrics.update(self._evaluate())
+            self.last_scores = evaluation.scores(self.parts, self.config)
+            self.first_scores = self.first_scores or self.last_scores
+            metrics.update(self.last_scores)
             is_best = checkpoint_due and metrics[BEST_METRIC] <= self.best.get(BEST_METRIC, float("inf"))
-        picture = self._picture() if self._due(when.sample_kimg, previous) else None
+        picture = evaluation.picture(self.parts, self.config) if self._due(when.sample_kimg, previous) else None
         if checkpoint_due:
             for player, name in ((self.parts.g, "generator"), (self.parts.d, "discriminator")):
                 require_finite(player.parameters, name, self._last_good)
@@ -200,34 +235,19 @@ class Trainer:
             self._last_good = self.images_seen
         if is_best:
             self.best = {BEST_METRIC: metrics[BEST_METRIC], "images_seen": float(self.images_seen)}
-        report(Report(self.images_seen, metrics, picture, self.state_dict if checkpoint_due else None, is_best, self.done))
+        report(Report(self.images_seen, metrics, picture, self.state_dict if checkpoint_due else None, is_best, self.done, alarms))
 
-    def _evaluate(self) -> dict[str, float]:
-        """Scores of the averaged generator against as many real images; the same images each time."""
-        dataset, count = self.parts.dataset, self.config.schedule.evaluate_count
-        indices = sampling.evaluation_indices(self.config.seed, count=min(count, len(dataset)), dataset_size=len(dataset))
-        real = dataset.batch(indices, self.parts.device, self.parts.dtype, labelled=self.config.network.conditional)
-        share = -(-count // distributed.world_size())
-        first = sampling.first_of_share(share)
-        labels = None if real.labels is None else real.labels[torch.arange(first, first + share) % len(real.labels)]
-        fake_images = distributed.gather(self._generate(EVALUATION_SEED + first, share, labels))[:count]
-        scores = kernel_distance.evaluate(real.inputs, fake_images)
-        self.last_scores = {f"quality/{key}": value for key, value in scores.items()}
-        self.first_scores = self.first_scores or self.last_scores
-        return self.last_scores
-
-    def _picture(self) -> UInt8[np.ndarray, "rows columns 3"]:
-        """Images of seeds 0, 1, 2 ... by the averaged generator; with classes, a column for each."""
-        count, dataset = self.config.schedule.sample_count, self.parts.dataset
-        conditional = self.config.network.conditional
-        labels = torch.arange(count, device=self.parts.device) % dataset.num_classes if conditional else None
-        few = torch.arange(min(count, len(dataset)))
-        real = dataset.batch(few, self.parts.device, self.parts.dtype, labelled=False)
-        columns = dataset.num_classes if conditional else None
-        return pictures.picture(self._generate(0, count, labels), real.inputs, columns=columns)
-
-    @torch.no_grad()
-    def _generate(self, first_seed: int, count: int, labels: Int64[Tensor, " count"] | None) -> Float[Tensor, "count C H W"]:
-        z = sampling.latents_of_seeds(first_seed, count, z_dim=self.config.network.z_dim).to(self.parts.device, self.parts.dtype)
-        parts = Batch(z, labels).split(GENERATE_AT_ONCE)
-        return torch.cat([self.parts.g_ema.network(part.inputs, part.labels) for part in parts])
+    def _diagnose(self) -> dict[str, float]:
+        """Diagnostics on a few images drawn for this moment of the clock."""
+        config, parts, step = self.config, self.parts, self.d_steps
+        ranks, packing = distributed.world_size(), config.network.packing
+        count = max(-(-config.diagnostics.images // (ranks * packing)), 2) * ranks * packing
+        train = sampling.diagnostic_indices(config.seed, "diagnose/train", step, count=count, dataset_size=len(parts.train))
+        held_out = None
+        if len(parts.held_out):
+            places = sampling.diagnostic_indices(config.seed, "diagnose/held out", step, count=count, dataset_size=len(parts.held_out))
+            held_out = self._images(parts.held_out[places])
+        z = sampling.latents(config.seed, "diagnose/z", step, batch_size=count, z_dim=config.network.z_dim)
+        real = self._images(parts.train[train])
+        latents = Batch(z.to(parts.device, parts.dtype), real.labels)
+        return diagnostics.measure(parts.d, parts.g, parts.game, train=real, held_out=held_out, latents=latents)

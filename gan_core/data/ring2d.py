@@ -1,13 +1,13 @@
 """Points of a mixture of Gaussians on a ring: the mode-collapse test of VEEGAN (1705.07761) and PacGAN (1712.04086)."""
 
 import math
-from hashlib import sha256
 from typing import Annotated
 
 import torch
 from pydantic import Field
 
-from gan_core.datatypes import ImageDataset
+from gan_core.data._mixture import sample
+from gan_core.datatypes import ImageDataset, Mixture
 
 
 def load(
@@ -18,15 +18,11 @@ def load(
     count: Annotated[int, Field(gt=0)] = 100_000,
     seed: int = 0,
 ) -> ImageDataset:
-    """`count` points as float32 images [count, 2, 1, 1], labelled by mode, each mode equally likely.
+    """`count` points [count, 2, 1, 1], labelled by mode.
 
     The defaults are PacGAN's ring: 8 modes on the unit circle, deviation 0.01 in each direction. Use a generator with
     `output: linear`, because points lie outside [-1, 1] too.
     """
-    source = torch.Generator().manual_seed(seed)
-    labels = torch.randint(modes, (count,), generator=source)
-    angles = labels * (2 * math.pi / modes)
+    angles = torch.arange(modes) * (2 * math.pi / modes)
     centres = radius * torch.stack([angles.cos(), angles.sin()], dim=1)
-    points = centres + standard_deviation * torch.randn(count, 2, generator=source)
-    content = sha256(points.numpy().tobytes()).hexdigest()
-    return ImageDataset("ring2d", points[:, :, None, None], labels, content, num_classes=modes, source=f"generated, seed {seed}")
+    return sample("ring2d", Mixture(centres, standard_deviation), count=count, seed=seed)

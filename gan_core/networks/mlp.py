@@ -16,13 +16,15 @@ Positive = Annotated[int, Field(gt=0)]
 class Generator(nn.Module):
     """ReLU layers from z, with a learned class embedding added to z where there are classes."""
 
-    def __init__(self, shape: tuple[int, int, int], z_dim: int, num_classes: int, widths: list[int], output: nn.Module) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], z_dim: int, num_classes: int, widths: list[int], output: nn.Module, *, batch_norm: bool
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(num_classes, z_dim) if num_classes else None
         layers: list[nn.Module] = []
         for width_in, width_out in zip([z_dim, *widths], widths, strict=False):
-            layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+            layers += [nn.Linear(width_in, width_out), *([nn.BatchNorm1d(width_out)] if batch_norm else []), nn.ReLU()]
         pixels = shape[0] * shape[1] * shape[2]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], pixels), output)
 
@@ -66,7 +68,7 @@ class Maxout(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "batch width_in"]) -> Float[Tensor, "batch width_out"]:
         pieces: Tensor = self.linear(inputs)
-        largest: Tensor = pieces.unflatten(1, (-1, self.pieces)).amax(2)
+        largest: Tensor = pieces.unflatten(1, (self.pieces, -1)).amax(1)
         return largest
 
 
@@ -79,10 +81,12 @@ def generator(
     hidden_width: Positive = 256,
     hidden_layers: Positive = 2,
     output: Literal["tanh", "linear"] = "tanh",
+    norm: Literal["batch", "none"] = "none",
 ) -> Generator:
     """Z [batch, z_dim] to images [batch, channels, resolution, resolution]; `tanh` bounds them to [-1, 1]."""
     outputs: dict[str, nn.Module] = {"tanh": nn.Tanh(), "linear": nn.Identity()}
-    return Generator((channels, resolution, resolution), z_dim, num_classes, [hidden_width] * hidden_layers, outputs[output])
+    shape, widths = (channels, resolution, resolution), [hidden_width] * hidden_layers
+    return Generator(shape, z_dim, num_classes, widths, outputs[output], batch_norm=norm == "batch")
 
 
 def discriminator(

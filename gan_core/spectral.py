@@ -1,0 +1,17 @@
+"""Spectral normalisation of a discriminator (Miyato et al. 2018, 1802.05957)."""
+
+from torch import nn
+from torch.nn.utils import parametrizations
+
+LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding)
+
+
+def spectrally_normalised(network: nn.Module) -> nn.Module:
+    """`network`, with the weight of every linear, convolutional and embedding layer divided by its largest singular value.
+
+    One power iteration at each forward pass in training, from 15 at the start (1802.05957, algorithm 1); the iterates are buffers.
+    """
+    for module in list(network.modules()):
+        if isinstance(module, LAYERS):
+            parametrizations.spectral_norm(module)
+    return network
