@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from gan_core import distributed, judging, registry
-from gan_core.config import AdamConfig, GanConfig
+from gan_core.config import GanConfig
 from gan_core.datatypes import ImageDataset
 from gan_core.diagnostics import Thresholds
 from gan_core.ema import Average
@@ -17,6 +17,7 @@ from gan_core.losses import LOSSES
 from gan_core.ratio import Band, RatioSchedule, StepRatio, Warmup
 from gan_core.regularizers import REGULARIZERS, largest_shift
 from gan_core.sampling import derive_seed, held_out_split
+from gan_core.sections import AdamConfig
 from gan_core.spectral import spectrally_normalised
 from gan_core.steps import Game, Penalty, Player
 

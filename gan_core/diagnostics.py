@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gan_core.datatypes import Batch
 from gan_core.distributed import mean_over_ranks
 from gan_core.judging import Logits, caught_features
-from gan_core.steps import Game, Player, pack
+from gan_core.steps import Game, Player, judged_rightly, pack
 
 SATURATED = 0.01  # a fake whose loss has a smaller slope than this, by its logit, teaches the generator nothing
 
@@ -105,10 +105,9 @@ class Alarms:
 
 
 def _values(name: str, logits: Logits, game: Game) -> dict[str, Float[Tensor, ""]]:
-    undecided = (logits.real.mean() + logits.fake.mean()) / 2.0 if game.loss.threshold is None else game.loss.threshold
     return {
         f"d/value_{name}": -game.loss.discriminator(*logits).mean(),
-        f"d/accuracy_{name}": (logits.real > undecided).to(logits.real.dtype).mean(),
+        f"d/accuracy_{name}": judged_rightly(logits, game.loss)[0],
     }
 
 

@@ -27,13 +27,14 @@ def world_size() -> int:
 def average_over_ranks(parameters: list[nn.Parameter], buffers: list[Tensor]) -> None:
     """Replace every parameter's gradient, and every floating-point buffer (batch-norm statistics), by its mean over the ranks.
 
-    A gradient that is None counts as zero: a rank whose backward did not reach a parameter still takes part.
+    A gradient that is None becomes zero, with one rank too: a rank whose backward did not reach a parameter still takes part, and
+    Adam, which passes over None but moves by its momentum on zero, does the same for any number of ranks.
     """
-    if world_size() == 1:
-        return
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
+    if world_size() == 1:
+        return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     for bucket in _buckets(gradients + buffers):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])

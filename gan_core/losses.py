@@ -33,8 +33,8 @@ class AdversarialLoss(NamedTuple):
     """The two sides of a game, and how to read it.
 
     `bound` reads the discriminator's loss as a divergence. `threshold` is the logit at which the discriminator is undecided; None
-    where only differences of logits mean something. `alternative_generator` is a second objective for the same game, with
-    another gradient (`loss.generator_objective: alternative`).
+    where only differences of logits mean something, so that accuracy is that of pairs. `alternative_generator` is a second objective
+    for the same game, with another gradient (`loss.generator_objective: alternative`).
 
     `generator_reads_real` says that `generator` uses `real_logits`, so that a generator step has to run the discriminator on
     real images too. Where it is False, the step passes NaN for them: a loss that reads them all the same is found out at once.

@@ -54,8 +54,8 @@ class Regularizer(NamedTuple):
     def __call__(
         self, discriminator: Judge, real_images: Images, fake_images: Images, labels: Labels = None, given: Given | None = None
     ) -> PerSample:
-        """One value per sample."""
-        given = given or Given()
+        """One value per sample, with gradients for the discriminator alone: none for whatever made the images."""
+        real_images, fake_images, given = real_images.detach(), fake_images.detach(), given or Given()
         if given.uniforms is None and (count := self.draws(real_images.shape[1:])):
             given = given._replace(uniforms=torch.rand(len(real_images), count, dtype=real_images.dtype, device=real_images.device))
         if given.fake_labels is None:

@@ -183,8 +183,7 @@ def _require_gradients(player: Player, *, needed: bool) -> None:
 
 def _judgement(loss: Tensor, logits: Logits, game: Game) -> Stats:
     real, fake = logits.real.detach(), logits.fake.detach()
-    undecided = (real.mean() + fake.mean()) / 2.0 if game.loss.threshold is None else game.loss.threshold
-    right_real, right_fake = (real > undecided).to(loss.dtype).mean(), (fake < undecided).to(loss.dtype).mean()
+    right_real, right_fake = judged_rightly(logits, game.loss)
     return {
         "d/loss": loss,
         "d/real_logits": real.mean(),
@@ -192,6 +191,14 @@ def _judgement(loss: Tensor, logits: Logits, game: Game) -> Stats:
         "d/accuracy_real": right_real,
         "d/accuracy_fake": right_fake,
     }
+
+
+def judged_rightly(logits: Logits, loss: AdversarialLoss) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The shares of reals above and of fakes below the loss's threshold; without one, of pairs whose real is above its fake."""
+    real, fake = logits.real.detach(), logits.fake.detach()
+    above = real > (fake if loss.threshold is None else loss.threshold)
+    below = fake < (real if loss.threshold is None else loss.threshold)
+    return above.to(real.dtype).mean(), below.to(real.dtype).mean()
 
 
 def _apply_gradients(player: Player, *, opponent: Player, game: Game) -> Tensor:

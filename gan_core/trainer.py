@@ -88,7 +88,7 @@ class Trainer:
                     torch.cuda.synchronize(self.parts.device)
                 seconds = time.perf_counter() - started
                 self.device_seconds += seconds * distributed.world_size()
-                self._report(report, previous, images_per_second=(self.images_seen - previous) / seconds)
+                self._report(report, previous, seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a run needs to continue bit for bit: there is no random state, only counters."""
@@ -204,19 +204,23 @@ class Trainer:
         when = self.config.schedule
         return any(self._due(k, previous) for k in (when.report_kimg, when.sample_kimg, when.evaluate_kimg, when.checkpoint_kimg))
 
-    def _report(self, report: Callable[[Report], None], previous: int, images_per_second: float | None = None) -> None:
+    def _report(self, report: Callable[[Report], None], previous: int, seconds: float | None = None) -> None:
+        """`seconds` of training since `previous`, None before the first step."""
         when = self.config.schedule
         metrics = self._history.read(self._last_good)
         if self._due(when.report_kimg, previous) and self.config.diagnostics.enabled:
+            started = time.perf_counter()
             metrics.update(self._diagnose())
+            if seconds is not None:
+                metrics["progress/diagnostics_share"] = (time.perf_counter() - started) / seconds
         alarms = self.alarms.look(metrics) if self._due(when.report_kimg, previous) else {}
         metrics.update({f"alarm/{name}": float(name in alarms) for name in self.alarms.NAMES})
         ratio = self.ratio.current(self.images_seen)
         metrics["progress/ratio_d"], metrics["progress/ratio_g"] = float(ratio.d), float(ratio.g)
         if self.ratio.advantage is not None:
             metrics["d/advantage"] = self.ratio.advantage
-        if images_per_second is not None:
-            metrics["progress/images_per_second"] = images_per_second
+        if seconds is not None:
+            metrics["progress/images_per_second"] = (self.images_seen - previous) / seconds
         metrics["progress/d_steps"] = float(self.d_steps)
         metrics["progress/g_steps"] = float(self.g_steps)
         metrics["progress/device_seconds"] = self.device_seconds

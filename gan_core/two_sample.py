@@ -13,7 +13,7 @@ def kernel(left: Float[Tensor, "left features"], right: Float[Tensor, "right fea
     The mean in place of the sum keeps the same scales fit for features of any width.
     """
     square = left.square().mean(1)[:, None] + right.square().mean(1)[None, :] - 2.0 * left @ right.T / left.shape[1]
-    square = square.clamp(min=0.0)
+    square = square + (square.clamp(min=0.0) - square).detach()  # rounding below 0 is put right, without a say in any derivative
     return torch.stack([(1.0 + square / (2.0 * scale)).pow(-scale) for scale in SCALES]).sum(0)
 
 

@@ -35,12 +35,13 @@ def patient_client(tracking_uri: str) -> MlflowClient:
 
 
 class Record(TypedDict):
-    """One report: `step` is images_seen, `picture` a base64 PNG or empty. JSON as it stands."""
+    """One report: `step` is images_seen, `picture` a base64 PNG or empty, `tags` belong to the run. JSON as it stands."""
 
     step: int
     milliseconds: int
     metrics: dict[str, float]
     picture: str
+    tags: dict[str, str]
 
 
 class UndeliveredError(RuntimeError):
@@ -76,9 +77,15 @@ class RunWriter:
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
-    def add(self, step: int, metrics: dict[str, float], picture: np.ndarray[Any, Any] | None = None) -> None:
-        """Queue one report and return at once; `step` grows from call to call."""
-        record = Record(step=step, milliseconds=int(time.time() * 1000), metrics=metrics, picture=encode(picture))
+    def add(
+        self,
+        step: int,
+        metrics: dict[str, float],
+        picture: np.ndarray[Any, Any] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        """Queue one report and return at once; `step` grows from call to call. `tags` are set on the run."""
+        record = Record(step=step, milliseconds=int(time.time() * 1000), metrics=metrics, picture=encode(picture), tags=tags or {})
         with self._lock:
             self._queue.append(record)
 
@@ -125,6 +132,8 @@ class RunWriter:
         for record in fresh:
             if record["picture"]:
                 self._pictures.deliver(record["step"], record["milliseconds"], record["picture"])
+            for key, value in record["tags"].items():
+                self._client.set_tag(self._run_id, key, value, synchronous=True)
         for batch in _batches([self._points(record) for record in fresh]):
             self._client.log_batch(self._run_id, metrics=batch, synchronous=True)
             self._mark = batch[-1].step

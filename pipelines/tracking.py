@@ -19,6 +19,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from gan_core.datatypes import ImageDataset
+from gan_core.losses import LOSSES
 from gan_core.overrides import dumps, flatten, loads
 from pipelines import environment, run_writer, storage
 from pipelines.config import JobConfig
@@ -99,6 +100,7 @@ def create_run(tracker: Tracker, config: JobConfig, dataset: ImageDataset, name:
         "mlflow.note.content": f"`raygan {shlex.join(sys.argv[1:])}`",
         "raygan.version": facts["packages"]["raygan"],
         "raygan.content_hash": dataset.content_hash,
+        "raygan.bound": LOSSES[config.loss.name].bound.of,
         "raygan.hardware": facts["hardware"]["summary"],
     }
     if facts["git"]["commit"]:

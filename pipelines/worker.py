@@ -133,6 +133,7 @@ class _Desk:
     def __init__(self, job: Job, config: JobConfig, session: Session, pending: list[Any] | None) -> None:
         self.session = session
         self.training_at: float | None = None
+        self.ringing: frozenset[str] = frozenset()
         self.writer: RunWriter | None = None
         self.monitor: SystemMetricsMonitor | None = None
         self.prefix = "system/" if session.rank == 0 else f"system/node{session.node_rank}/"
@@ -146,12 +147,14 @@ class _Desk:
 
     def receive(self, report: Report) -> None:
         """One report of the trainer."""
+        tags: dict[str, str] = {}
         if self.session.rank == 0:
             self.session.show(report.images_seen, report.metrics)
+            tags = self._new_alarms(report)
         if self.writer is not None:
             mine = report.metrics if self.session.rank == 0 else {}
             picture = report.picture if self.session.rank == 0 else None
-            self.writer.add(report.images_seen, {**mine, **self._machine_metrics()}, picture)
+            self.writer.add(report.images_seen, {**mine, **self._machine_metrics()}, picture, tags)
         state = report.state
         if state is not None:
 
@@ -166,6 +169,16 @@ class _Desk:
             self.session.save(checkpoint_name(report.images_seen), fill, best_at=best_at)
         if self.training_at is None:
             self.training_at = time.time()
+
+    def _new_alarms(self, report: Report) -> dict[str, str]:
+        """Tags of the alarms that begin to ring with this report, which the user is told too. A tag keeps when its alarm last began."""
+        tags: dict[str, str] = {}
+        for name, reason in report.alarms.items():
+            if name not in self.ringing:
+                tags[f"alarm.{name}"] = f"at {report.images_seen / 1000:.1f} kimg: {reason}"
+                self.session.say(f"alarm: {name} {tags[f'alarm.{name}']}")
+        self.ringing = frozenset(report.alarms)
+        return tags
 
     def close(self, timeout_seconds: float) -> str:
         """Deliver what waits; returns what could not be, as a sentence."""

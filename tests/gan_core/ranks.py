@@ -6,7 +6,10 @@ import sys
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
+from gan_core.losses import LOSSES
+from gan_core.regularizers import REGULARIZERS
 from tests.support import tiny_trainer
 
 RATIOS = ["1:1", "3:1", "1:2"]
@@ -15,6 +18,44 @@ FREE_OF_BATCH = {"network__generator__norm": "layer", "network__discriminator__n
 CASES = {
     f"{name} {ratio}": {**options, "step_ratio": ratio}
     for name, options in {"mlp": {}, "dcgan": {**DCGAN, **FREE_OF_BATCH}, "accumulated": {"accumulation_steps": 2}}.items()
+    for ratio in RATIOS
+} | {
+    "spectral norm": {"regularizers__spectral_norm": True},
+    "clipped weights": {"variant": "wgan"},
+    "packed": {"network__packing": 2},
+    "packed, penalised": {
+        "network__packing": 2,
+        "regularizers__gp_lambda": 1.0,
+        "regularizers__r1_gamma": 1.0,
+        "regularizers__r1_interval": 2,
+    },
+    "accumulated, penalised": {"accumulation_steps": 2, "regularizers__gp_lambda": 1.0, "regularizers__lecam_lambda": 1.0},
+    "conditional, penalised": {"network__conditional": True, "regularizers__r1_gamma": 1.0, "regularizers__r2_gamma": 1.0},
+    "steered ratio": {
+        "step_ratio_schedule__advantage_low": 0.2,
+        "step_ratio_schedule__advantage_high": 0.4,
+        "step_ratio_schedule__adjust_kimg": 0.016,
+    },
+}
+
+# Every loss with every penalty, at once and lazily, at every step ratio.
+PENALTIES = {"none": {}} | {
+    f"{name}{when}": {f"regularizers__{regularizer.weight_key}": 1.0, f"regularizers__{name}_interval": interval}
+    for name, regularizer in REGULARIZERS.items()
+    for when, interval in (("", 1), (" lazy", 2))
+}
+OBJECTIVES = {
+    **{name: {"loss__name": name} for name in LOSSES},
+    **{
+        f"{name} alternative": {"loss__name": name, "loss__generator_objective": "alternative"}
+        for name, loss in LOSSES.items()
+        if loss.alternative_generator is not None
+    },
+}
+GAMES = {
+    f"{loss} + {penalty} {ratio}": {**objective, **options, "step_ratio": ratio}
+    for loss, objective in OBJECTIVES.items()
+    for penalty, options in PENALTIES.items()
     for ratio in RATIOS
 }
 
@@ -31,6 +72,39 @@ def train(options):
     return {"state": {key: state[key] for key in keys}, "metrics": [report.metrics for report in reports]}
 
 
+def gradients(options):
+    """The last gradients of both players after two rounds of batch 8 in float64, averaged over the ranks; plain SGD between them.
+
+    Adam would divide rounding by rounding where a gradient is nearly zero.
+    """
+    trainer = tiny_trainer(precision="float64", batch_size=8, **options)
+    for name in ("d", "g"):
+        player = getattr(trainer.parts, name)
+        optimizer = torch.optim.SGD(player.parameters, lr=0.01)
+        trainer.parts = trainer.parts._replace(**{name: player._replace(optimizer=optimizer)})
+    trainer._round()
+    trainer._round()
+    return {
+        f"{name} {index}": torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        for name in ("d", "g")
+        for index, parameter in enumerate(getattr(trainer.parts, name).parameters)
+    }
+
+
+def wrapped_gradients(rank, world_size):
+    """Of R1 alone under DistributedDataParallel, as a lazy penalty step would take it: this rank's, and the whole batch's."""
+    trainer = tiny_trainer(precision="float64", batch_size=8)
+    network, real = trainer.parts.d.network, torch.linspace(-1, 1, 8 * 64, dtype=torch.float64).sin().view(8, 1, 8, 8)
+
+    def penalise(discriminator, images):
+        network.zero_grad()
+        REGULARIZERS["r1"](discriminator, images, images).mean().backward()
+        return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in network.parameters()]
+
+    whole = penalise(network, real)
+    return {"whole": whole, "mine": penalise(DistributedDataParallel(network), real.chunk(world_size)[rank])}
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -38,13 +112,15 @@ def free_port():
 
 
 def as_rank(rank, world_size, port, folder):
-    """One process of a group: every case, then one with batch norm, whose ranks must end equal."""
+    """One process of a group: every case, then one with batch norm, whose ranks must end equal, then every game."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     results = {name: train(options) for name, options in CASES.items()}
     results["batch norm"] = train(DCGAN)
     torch.save(results, f"{folder}/rank{rank}.pt")
+    torch.save({name: gradients(options) for name, options in GAMES.items()}, f"{folder}/games{rank}.pt")
+    torch.save(wrapped_gradients(rank, world_size), f"{folder}/wrapped{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from gan_core import distributed
-from tests.gan_core.ranks import CASES, free_port, train
+from gan_core.regularizers import REGULARIZERS
+from tests.gan_core.ranks import CASES, GAMES, OBJECTIVES, free_port, gradients, train
+
+
+TIMED = ("progress/images_per_second", "progress/device_seconds", "progress/diagnostics_share")
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +25,9 @@ def two_ranks(tmp_path_factory):
     finally:
         for process in processes:
             process.kill()
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    return {
+        what: [torch.load(folder / f"{what}{rank}.pt", weights_only=True) for rank in range(2)] for what in ("rank", "games", "wrapped")
+    }
 
 
 def leaves(value, key=""):
@@ -35,7 +41,7 @@ def leaves(value, key=""):
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_of_four_equal_one_rank_of_eight(two_ranks, case):
     one = dict(leaves(train(CASES[case])["state"]))
-    two = dict(leaves(two_ranks[0][case]["state"]))
+    two = dict(leaves(two_ranks["rank"][0][case]["state"]))
     assert one.keys() == two.keys()
     for key, expected in one.items():
         scale = expected.abs().max().item()
@@ -44,16 +50,42 @@ def test_two_ranks_of_four_equal_one_rank_of_eight(two_ranks, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_report_what_one_rank_reports(two_ranks, case):
-    for one, two in zip(train(CASES[case])["metrics"], two_ranks[0][case]["metrics"], strict=True):
+    for one, two in zip(train(CASES[case])["metrics"], two_ranks["rank"][0][case]["metrics"], strict=True):
         for key in one:
-            if key not in ("progress/images_per_second", "progress/device_seconds"):
+            if key not in TIMED:
                 assert two[key] == pytest.approx(one[key], rel=1e-6, abs=1e-12), key
 
 
 @pytest.mark.parametrize("case", [*CASES, "batch norm"])
 def test_the_ranks_end_with_equal_bits(two_ranks, case):
-    first, second = (dict(leaves(ranks[case]["state"])) for ranks in two_ranks)
+    first, second = (dict(leaves(ranks[case]["state"])) for ranks in two_ranks["rank"])
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_gradients_of_two_ranks_equal_those_of_the_whole_batch_for_every_penalty_and_ratio(two_ranks, objective):
+    games = [game for game in GAMES if game.startswith(f"{objective} + ")]
+    assert len(games) == (2 * len(REGULARIZERS) + 1) * 3
+    for game in games:
+        one = gradients(GAMES[game])
+        assert max(gradient.abs().max() for gradient in one.values()) > 1e-6, game
+        for rank in range(2):
+            for key, expected in one.items():
+                found = two_ranks["games"][rank][game][key]
+                assert (found - expected).abs().max() <= 1e-6 * max(expected.abs().max(), 1e-6), (game, key)
+
+
+def test_why_networks_are_not_wrapped_in_ddp(two_ranks):
+    """pytorch issue 47562: a penalty reaches parameters through autograd.grad only, and DDP averages nothing, without an error."""
+    first, second = two_ranks["wrapped"]
+    largest = max(whole.abs().max() for whole in first["whole"])
+    apart = max((a - b).abs().max() for a, b in zip(first["mine"], second["mine"], strict=True))
+    wrong = max((mine - whole).abs().max() for mine, whole in zip(first["mine"], first["whole"], strict=True))
+    assert apart > 0.01 * largest
+    assert wrong > 0.01 * largest
+    mean = [(a + b) / 2 for a, b in zip(first["mine"], second["mine"], strict=True)]
+    for averaged, whole in zip(mean, first["whole"], strict=True):  # which is what average_over_ranks does
+        torch.testing.assert_close(averaged, whole, rtol=1e-9, atol=1e-15)
 
 
 def test_replicas_that_differ_in_one_bit_are_noticed(monkeypatch):

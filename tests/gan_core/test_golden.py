@@ -14,6 +14,10 @@ CASES = {
     "mlp": {},
     "mlp minimax 3:1": {"loss__name": "minimax", "step_ratio": "3:1"},
     "mlp 1:2 conditional": {"step_ratio": "1:2", "network__conditional": True},
+    "mlp wgan_gp": {"variant": "wgan_gp"},
+    "mlp r3gan, lazy r1": {"variant": "r3gan", "regularizers__r1_interval": 4},
+    "mlp mmd, lecam": {"loss__name": "mmd", "regularizers__lecam_lambda": 0.3},
+    "mlp f_jeffreys, packed": {"variant": "f_jeffreys", "network__packing": 2},
     "dcgan": DCGAN,
     "dcgan clipped, accumulated": {**DCGAN, "accumulation_steps": 2, "optimizer__generator__clip_norm": 0.01},
 }

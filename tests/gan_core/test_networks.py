@@ -93,8 +93,8 @@ def test_a_resolution_that_dcgan_cannot_make_names_those_it_can(resolution, near
 def test_maxout_takes_the_largest_of_its_pieces():
     layer = mlp.Maxout(3, 2, pieces=4)
     inputs = torch.randn(5, 3)
-    pieces = (inputs @ layer.linear.weight.T + layer.linear.bias).view(5, 2, 4)
-    torch.testing.assert_close(layer(inputs), pieces.max(2).values)
+    pieces = (inputs @ layer.linear.weight.T + layer.linear.bias).view(5, 4, 2)
+    torch.testing.assert_close(layer(inputs), pieces.max(1).values)
 
 
 def test_the_paper_discriminator_of_2014_can_be_built():

@@ -37,6 +37,18 @@ def test_the_run_is_finished_and_every_point_is_there_once(run):
     require_every_point_once(run)
 
 
+def test_an_alarm_is_told_and_kept_as_a_tag(tmp_path):
+    config = write_config(tmp_path, diagnostics__divergence=1e-6, diagnostics__patience=2)
+    run, out, err = train(tmp_path, config, "--local", "total_kimg=1.6")
+    said = "at 0.3 kimg: gradient norm"
+    assert run.run.data.tags["alarm.divergence"].startswith(said)
+    assert run.run.data.tags["alarm.divergence"].endswith("is above 1e-06 for 2 reports")
+    assert "alarm.collapse" not in run.run.data.tags
+    assert (out + err).count(f"alarm: divergence {said}") == 1
+    assert run.run.data.metrics["alarm/divergence"] == 1.0
+    assert run.run.data.tags["raygan.bound"] == "jensen_shannon_divergence"
+
+
 def test_params_are_the_dotted_keys_of_the_command_line(run, folder):
     params = run.run.data.params
     assert params["step_ratio"] == "2:1"

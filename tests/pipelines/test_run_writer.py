@@ -17,7 +17,7 @@ class Store:
     """Stands for an MLflow store: keeps what it is given, and can be away, or away after some calls."""
 
     def __init__(self):
-        self.points, self.files, self.calls = [], {}, []
+        self.points, self.files, self.calls, self.tags = [], {}, [], {}
         self.away, self.fail_after = False, None
         self.lock = threading.Lock()
 
@@ -45,8 +45,9 @@ class Store:
         self.answer("log_artifact")
         self.files[Path(path).name] = np.asarray(Image.open(path))
 
-    def set_tag(self, run_id, key, value):
+    def set_tag(self, run_id, key, value, synchronous=True):
         self.answer("set_tag")
+        self.tags[key] = value
 
     def log_batch(self, run_id, metrics, synchronous):
         self.answer("log_batch")
@@ -90,6 +91,19 @@ def test_everything_arrives_once_and_in_order(store):
     assert [point.value for point in store.points if point.key == "d/loss"] == [float(step) for step in range(500)]
     assert [step for step, _ in store.pictures] == [0, 100, 200, 300, 400]
     np.testing.assert_array_equal(store.pictures[2][1], picture(50))
+
+
+def test_tags_arrive_also_after_the_store_was_away(store):
+    store.away = True
+    writer = RunWriter("uri", "run", say=SAID.append)
+    writer.add(3, {"d/loss": 0.0}, tags={"alarm.collapse": "at 0.0 kimg"})
+    writer.add(4, {"d/loss": 0.0})
+    time.sleep(0.1)
+    assert "alarm.collapse" not in store.tags
+    store.away = False
+    writer.close(5)
+    assert store.tags["alarm.collapse"] == "at 0.0 kimg"
+    assert store.steps("d/loss") == [3, 4]
 
 
 def test_a_request_never_holds_half_a_report():

@@ -1,0 +1,160 @@
+"""The sections of the config that stand on their own: each a frozen part of GanConfig with its defaults, bounds and checks."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, create_model, field_validator, model_validator
+
+from gan_core import registry
+from gan_core.losses import LOSSES
+from gan_core.ratio import StepRatio
+from gan_core.regularizers import REGULARIZERS
+from gan_core.schema import Section
+
+Kimg = Annotated[float, Field(gt=0.0)]
+Whole = Annotated[int, Field(gt=0)]
+
+
+class LossConfig(Section):
+    """`name` is a key of gan_core.losses.LOSSES; `generator_objective` chooses between the two of an f-GAN (1606.00709, section 3.2)."""
+
+    name: str = "non_saturating"
+    generator_objective: Literal["exact", "alternative"] = "exact"
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        registry.require_choice("loss", name, LOSSES)
+        return name
+
+    @model_validator(mode="after")
+    def _has_alternative(self) -> "LossConfig":
+        if self.generator_objective == "alternative" and LOSSES[self.name].alternative_generator is None:
+            with_one = ", ".join(name for name, loss in LOSSES.items() if loss.alternative_generator is not None)
+            raise ValueError(
+                f"loss.generator_objective: the loss '{self.name}' has one objective only; those with an alternative: {with_one}"
+            )
+        return self
+
+
+_penalty_fields: dict[str, Any] = {}
+for _name, _regularizer in REGULARIZERS.items():
+    _penalty_fields[_regularizer.weight_key] = (Annotated[float, Field(ge=0.0)], 0.0)
+    _penalty_fields[f"{_name}_interval"] = (Whole, 1)
+_PenaltyFields = create_model("RegularizersConfig", __base__=Section, **_penalty_fields)
+
+
+class RegularizersConfig(_PenaltyFields):
+    """A weight and an interval for each of gan_core.regularizers.REGULARIZERS; a weight of 0 is off, an interval above 1 is lazy.
+
+    `clip_weight` bounds every weight of the discriminator after each of its steps (1701.07875, algorithm 1), null for no bound;
+    `spectral_norm` divides each of its layers by its largest singular value (1802.05957).
+    """
+
+    clip_weight: Annotated[float, Field(gt=0.0)] | None = None
+    spectral_norm: bool = False
+
+    @model_validator(mode="after")
+    def _intervals_have_weights(self) -> "RegularizersConfig":
+        for name, regularizer in REGULARIZERS.items():
+            if self.interval(name) > 1 and self.weight(name) == 0.0:
+                raise ValueError(f"regularizers.{name}_interval has no effect, because regularizers.{regularizer.weight_key} is 0")
+        return self
+
+    def weight(self, name: str) -> float:
+        """The weight in the config, not yet times the regulariser's factor."""
+        return float(getattr(self, REGULARIZERS[name].weight_key))
+
+    def interval(self, name: str) -> int:
+        """Every how many discriminator steps it acts."""
+        return int(getattr(self, f"{name}_interval"))
+
+    @property
+    def in_force(self) -> list[str]:
+        """Those with a weight, in the order of REGULARIZERS."""
+        return [name for name in REGULARIZERS if self.weight(name) > 0.0]
+
+
+class StepRatioScheduleConfig(Section):
+    """How the step ratio changes in a run; null is off.
+
+    `warmup_ratio` holds for the first `warmup_kimg`. With `advantage_low` and `advantage_high` the ratio moves, every `adjust_kimg` and
+    between `lowest` and `highest`, so that the discriminator's advantage (share of reals judged rightly plus that of fakes, minus 1)
+    stays between them; `step_ratio` is then the first one.
+    """
+
+    warmup_ratio: str | None = None
+    warmup_kimg: Kimg | None = None
+    advantage_low: Annotated[float, Field(ge=-1.0, le=1.0)] | None = None
+    advantage_high: Annotated[float, Field(ge=-1.0, le=1.0)] | None = None
+    adjust_kimg: Kimg = 2.0
+    lowest: str = "1:4"
+    highest: str = "8:1"
+
+    @model_validator(mode="after")
+    def _whole(self) -> "StepRatioScheduleConfig":
+        if (self.warmup_ratio is None) != (self.warmup_kimg is None):
+            raise ValueError("step_ratio_schedule: warmup_ratio and warmup_kimg belong together; give both or neither")
+        if self.warmup_ratio is not None:
+            StepRatio.parse(self.warmup_ratio, "step_ratio_schedule.warmup_ratio")
+        if (self.advantage_low is None) != (self.advantage_high is None):
+            raise ValueError("step_ratio_schedule: advantage_low and advantage_high belong together; give both or neither")
+        if self.advantage_low is not None and self.advantage_high is not None and self.advantage_low >= self.advantage_high:
+            raise ValueError(f"step_ratio_schedule: advantage_low {self.advantage_low} must be below advantage_high {self.advantage_high}")
+        ladder = [StepRatio.parse(getattr(self, key), f"step_ratio_schedule.{key}").rung for key in ("lowest", "highest")]
+        if ladder[0] is None or ladder[1] is None or ladder[0] > ladder[1]:
+            raise ValueError(
+                f"step_ratio_schedule: lowest {self.lowest} and highest {self.highest} must be d:1 or 1:g, with lowest the one that gives "
+                f"the discriminator less"
+            )
+        return self
+
+    @property
+    def steers(self) -> bool:
+        """Whether the ratio follows the discriminator's advantage."""
+        return self.advantage_low is not None
+
+
+class AdamConfig(Section):
+    """Adam (1412.6980); `clip_norm` bounds the norm of the whole gradient, null for no bound."""
+
+    lr: Annotated[float, Field(gt=0.0)] = 2e-4
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    eps: Annotated[float, Field(gt=0.0)] = 1e-8
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = None
+
+
+class OptimizerConfig(Section):
+    """One Adam for each player; different rates are TTUR (1706.08500). Defaults are DCGAN's (1511.06434, section 4)."""
+
+    generator: AdamConfig = AdamConfig()
+    discriminator: AdamConfig = AdamConfig()
+
+
+class ScheduleConfig(Section):
+    """When to look, in thousands of real images. A checkpoint is always evaluated, so that the best one is known."""
+
+    report_kimg: Kimg = 5.0
+    sample_kimg: Kimg = 50.0
+    evaluate_kimg: Kimg = 50.0
+    checkpoint_kimg: Kimg = 50.0
+    sample_count: Annotated[int, Field(gt=0, le=1024)] = 64
+    evaluate_count: Annotated[int, Field(gt=1)] = 1000
+
+
+class DiagnosticsConfig(Section):
+    """What is measured at each report beside the losses, and when an alarm goes off; null turns an alarm off.
+
+    `held_out` is the share of the data that is never trained on. Alarms, after `patience` reports in a row: `collapse` below a ratio of
+    feature variances fake/real, `saturation` above a share of fakes without gradient, `overfitting` above a difference of D's
+    accuracy on training and held-out reals, `divergence` above a gradient norm.
+    """
+
+    enabled: bool = True
+    images: Annotated[int, Field(gt=1)] = 128
+    held_out: Annotated[float, Field(ge=0.0, le=0.5)] = 0.05
+    collapse: Annotated[float, Field(gt=0.0)] | None = 0.05
+    saturation: Annotated[float, Field(ge=0.0, le=1.0)] | None = 0.9
+    overfitting: Annotated[float, Field(ge=0.0, le=1.0)] | None = 0.3
+    divergence: Annotated[float, Field(gt=0.0)] | None = 10_000.0
+    patience: Whole = 3

@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from gan_core.data import grid2d, ring2d
+from gan_core.metrics import mode_coverage
+from tests.support import tiny_trainer
+
+
+def test_all_modes_of_the_data_are_found_and_nearly_all_points_are_good():
+    """The share of a 2-D Gaussian within 3 deviations is 1 - e^(-9/2) = 0.98889."""
+    for dataset, modes in ((ring2d.load(count=40_000), 8), (grid2d.load(count=40_000), 25)):
+        found = mode_coverage.evaluate(dataset.images, dataset.mixture)
+        assert found["modes"] == modes
+        assert found["good_points"] == pytest.approx(0.98889, abs=0.002)
+
+
+def test_a_mode_counts_with_one_good_point_and_a_point_beyond_three_deviations_does_not():
+    mixture = grid2d.load(count=10).mixture
+    points = torch.tensor([[4.0, 4.0], [4.0, 4.149], [-4.0, 0.151], [0.0, 1.0]]).view(4, 2, 1, 1)
+    assert mode_coverage.evaluate(points, mixture) == {"modes": 1.0, "good_points": 0.5}
+
+
+def test_the_grid_is_that_of_pacgan():
+    mixture = grid2d.load(count=10).mixture
+    assert sorted(map(tuple, mixture.centres.tolist())) == [
+        (x, y) for x in (-4.0, -2.0, 0.0, 2.0, 4.0) for y in (-4.0, -2.0, 0.0, 2.0, 4.0)
+    ]
+    assert mixture.standard_deviation == 0.05
+
+
+def test_a_training_on_a_known_mixture_reports_its_modes():
+    reports = []
+    tiny_trainer(data__name="grid2d", data__count=500, network__generator__output="linear").run(reports.append)
+    assert 0.0 <= reports[-1].metrics["quality/good_points"] <= 1.0
+    assert reports[-1].metrics["quality/modes"] == int(reports[-1].metrics["quality/modes"]) <= 25
