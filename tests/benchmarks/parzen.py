@@ -5,7 +5,8 @@
     python -m tests.benchmarks.parzen train.parquet test.parquet --reference
 
 Trains on the first 50,000 rows of the training images; sigma is the best of logspace(-1, 0, 10) for the 1,000 rows after them; 10,000
-samples; the 10,000 test images in [0, 1]. Both the generator and its moving average are scored at the end of the budget, without a choice of moment.
+samples; the 10,000 test images in [0, 1]. Both the generator and its moving average are scored, at the end of the budget and not at a
+chosen moment.
 """
 
 import argparse
