@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gan_core.two_sample import SCALES, kernel, witness, witness_at
-from tests.gan_core.theory import squared_mmd
+from tests.gan_core.exact import squared_mmd
 
 
 def draws(*shapes, seed=0):
