@@ -9,9 +9,14 @@ LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding)
 def spectrally_normalised(network: nn.Module) -> nn.Module:
     """`network`, with the weight of every linear, convolutional and embedding layer divided by its largest singular value.
 
+    A layer that starts at zero is given weights from N(0, 0.02^2) first: its norm would be 0, and a normalised layer has no scale to start
+    small with.
+
     One power iteration at each forward pass in training, from 15 at the start (1802.05957, algorithm 1); the iterates are buffers.
     """
     for module in list(network.modules()):
         if isinstance(module, LAYERS):
+            if not module.weight.any():
+                nn.init.normal_(module.weight, 0.0, 0.02)
             parametrizations.spectral_norm(module)
     return network

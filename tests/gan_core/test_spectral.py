@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from gan_core.spectral import LAYERS, spectrally_normalised
+from tests.support import tiny_trainer
 
 
 class Every(nn.Module):
@@ -101,3 +102,11 @@ def test_only_forward_passes_in_training_change_the_iterates():
     assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
     network.train()(IMAGES, LABELS)
     assert all(not torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
+
+
+def test_a_conditional_discriminator_whose_classes_start_at_zero_is_finite():
+    trainer = tiny_trainer(network__conditional=True, regularizers__spectral_norm=True)
+    trainer._round()
+    embedding = trainer.parts.d.network.embedding.weight
+    assert torch.linalg.matrix_norm(embedding, 2).item() == pytest.approx(1.0, rel=0.05)
+    assert all(parameter.isfinite().all() for parameter in trainer.parts.d.parameters)
