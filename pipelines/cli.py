@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from gan_core.registry import suggestion
 
-COMMANDS = {"train": "train a GAN through Ray Train, tracked in MLflow"}
+COMMANDS = {
+    "train": "train a GAN through Ray Train, tracked in MLflow",
+    "theory": "check what the textbook says of GANs, and draw it",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

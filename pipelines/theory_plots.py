@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
+from gan_core.divergences import DIVERGENCES
 from gan_core.losses import LOSSES
 from gan_core.theory import bounds, game, saturation
-from gan_core.theory.densities import PAIRS, quadrature
+from gan_core.theory.densities import PAIRS, Quadrature, quadrature
 from gan_core.theory.dirac import Verdict
 
 DATA, GENERATOR, DISCRIMINATOR, THEORY = "black", "#1a9850", "#2166ac", "#9ecae1"  # the colours of 1406.2661, figure 1
@@ -25,9 +26,11 @@ def draw_game(played: game.Played, path: Path) -> None:
     figure = Figure(figsize=(14, 9.2))
     columns = 3
     rows = -(-len(played.looks) // columns)
-    panels = figure.add_gridspec(rows, columns, left=0.05, right=0.95, top=0.86, bottom=0.05, hspace=0.34, wspace=0.26)
+    panels = figure.add_gridspec(rows, columns, left=0.05, right=0.95, top=0.86, bottom=0.05, hspace=0.3, wspace=0.26)
     for index, look in enumerate(played.looks):
-        upper, lower = panels[index].subgridspec(2, 1, height_ratios=(4, 1), hspace=0.0).subplots(sharex=True)
+        halves = panels[index].subgridspec(2, 1, height_ratios=(4, 1), hspace=0.16)
+        upper = figure.add_subplot(halves[0])
+        lower = figure.add_subplot(halves[1], sharex=upper)
         _densities_and_discriminator(upper, look, last=index % columns == columns - 1, first=index % columns == 0)
         _mapping(lower, look)
     handles, labels = _legend_of(figure.axes)
@@ -38,9 +41,9 @@ def draw_game(played: game.Played, path: Path) -> None:
 
 def _densities_and_discriminator(axes: Axes, look: game.Look, *, first: bool, last: bool) -> None:
     where = look.where
-    axes.plot(where.points, where.p, color=DATA, linestyle=":", linewidth=2.0, label="data p(x)")
-    axes.plot(where.points, where.q, color=GENERATOR, linewidth=2.0, label="generator q(x)")
-    axes.set(xlim=(-4.0, 3.5), ylim=(0.0, 1.15))
+    _densities(axes, where)
+    axes.set(xlim=(-4.0, 3.5), ylim=(0.0, 1.15 * max(where.p.max().item(), where.q.max().item())))
+    axes.tick_params(labelbottom=False)
     if first:
         axes.set_ylabel("density")
     judgement = axes.twinx()
@@ -55,10 +58,15 @@ def _densities_and_discriminator(axes: Axes, look: game.Look, *, first: bool, la
     axes.set_zorder(judgement.get_zorder() + 1)
     axes.patch.set_visible(False)
     axes.set_title(
-        f"{look.g_steps} steps of G: q = N({look.mean:.2f}, {look.deviation:.2f}²)\n"
-        f"largest |D − p/(p+q)| {look.error:.4f};  V {look.value:.4f}, theory {look.best_value:.4f}",
-        fontsize=10.5,
+        f"{look.g_steps} steps of G: q = N({_signed(look.mean)}, {look.deviation:.2f}²)\n"
+        f"largest |D $-$ p/(p+q)| {look.error:.4f};  V {_signed(look.value, 4)}, theory {_signed(look.best_value, 4)}",
+        fontsize=10,
     )
+
+
+def _densities(axes: Axes, where: Quadrature) -> None:
+    axes.plot(where.points, where.p, color=DATA, linestyle=":", linewidth=2.0, zorder=3, label="data p(x)")
+    axes.plot(where.points, where.q, color=GENERATOR, linewidth=2.0, label="generator q(x)")
 
 
 def _mapping(axes: Axes, look: game.Look) -> None:
@@ -68,7 +76,7 @@ def _mapping(axes: Axes, look: game.Look) -> None:
         arrow = {"arrowstyle": "-|>", "color": GENERATOR, "linewidth": 0.9, "shrinkA": 0.0, "shrinkB": 0.0, "mutation_scale": 7.0}
         axes.annotate("", xy=(end, 1.0), xytext=(start, 0.0), arrowprops=arrow)
     axes.set(ylim=(-0.08, 1.0), yticks=(0.0, 1.0), yticklabels=("z", "x"))
-    axes.spines[["left", "right", "bottom"]].set_visible(False)
+    axes.spines[["left", "right", "top", "bottom"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
 
 
@@ -77,13 +85,12 @@ def draw_bounds(reached: Sequence[bounds.Reached], path: Path) -> None:
     pairs = list(dict.fromkeys(each.pair for each in reached))
     figure = Figure(figsize=(15, 8.4), layout="constrained")
     axes = figure.subplots(2, len(pairs), squeeze=False, height_ratios=(2, 3))
-    figure.suptitle("How much of its divergence a trained discriminator shows: always less than all, on three pairs of densities", fontsize=14)
+    figure.suptitle("The bound that a trained discriminator reaches stays below the divergence, and close to it", fontsize=14)
     losses = list(dict.fromkeys(each.loss for each in reached))
     for column, pair in enumerate(pairs):
         upper, lower = axes[0, column], axes[1, column]
         where = quadrature(PAIRS[pair])
-        upper.plot(where.points, where.p, color=DATA, linestyle=":", linewidth=2.0, label="data p(x)")
-        upper.plot(where.points, where.q, color=GENERATOR, linewidth=2.0, label="generator q(x)")
+        _densities(upper, where)
         upper.set(xlim=(-7.0, 7.0), ylim=(0.0, 0.46), xlabel="x", title=PAIRS[pair].title)
         upper.legend(loc="upper left", frameon=False)
         _missed(lower, [each for each in reached if each.pair == pair], losses, names=column == 0)
@@ -97,13 +104,20 @@ def _missed(axes: Axes, reached: list[bounds.Reached], losses: list[str], *, nam
         percent, height = max(100.0 * each.missed_share, smallest), losses.index(each.loss)
         axes.plot((smallest, percent), (height, height), color=THEORY, linewidth=4.0)
         axes.plot(percent, height, marker="o", color=DISCRIMINATOR, markersize=7.0)
-        axes.annotate(f"{each.trained:.5f} of {each.divergence:.5f}", (largest * 60.0, height), ha="right", va="center", fontsize=9)
+        axes.annotate(
+            f"{_signed(each.trained, 5)} of {_signed(each.divergence, 5)}", (largest * 1.4, height), ha="left", va="center", fontsize=9
+        )
     axes.axvline(largest, color="#b2182b", linestyle="--", linewidth=1.2)
-    axes.annotate(f"allowed: {largest:g} %", (largest, -0.85), ha="center", color="#b2182b", fontsize=9)
-    axes.set(xscale="log", xlim=(smallest, largest * 80.0), ylim=(len(losses) - 0.4, -1.2), xlabel="missed by the trained D, % of the divergence")
-    axes.set_xticks((1e-4, 1e-3, 1e-2, 1e-1, 1.0), ("0.0001", "0.001", "0.01", "0.1", "1"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    labels = [f"{LOSSES[loss].bound.of}\n(2014 game)" if loss == "non_saturating" else loss for loss in losses]
+    axes.annotate(f"allowed: {largest:g} %", (largest * 1.4, -0.8), ha="left", va="center", color="#b2182b", fontsize=9)
+    axes.set(
+        xscale="log",
+        xlim=(smallest, largest * 1e4),
+        ylim=(len(losses) - 0.4, -1.2),
+        xlabel="missed by the trained D, % of D_f(p||q) $-$ D_f(p||p)",
+    )
+    axes.set_xticks((1e-4, 1e-3, 1e-2, 1e-1, 1.0), ("0.0001", "", "0.01", "", "1"))
+    axes.set_xticks((), minor=True)
+    labels = ["2014 game\n(jensen_shannon)" if loss == "non_saturating" else loss for loss in losses]
     axes.set_yticks(range(len(losses)), labels if names else [""] * len(losses))
 
 
@@ -117,12 +131,14 @@ def draw_dirac(verdicts: Sequence[Verdict], path: Path) -> None:
         if verdict.loss in losses and verdict.penalty in penalties and verdict.objective == "exact":
             _trajectory(axes[losses.index(verdict.loss), penalties.index(verdict.penalty)], verdict)
     for row in axes:
-        row[0].set_ylabel("discriminator ψ")
+        row[0].set_ylabel(r"discriminator $\psi$")
     for bottom in axes[-1]:
-        bottom.set_xlabel("generator θ")
+        bottom.set_xlabel(r"generator $\theta$")
     handles, labels = _legend_of(figure.axes)
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=11)
-    figure.suptitle("Dirac-GAN, D(x) = ψx, data at 0: alternating gradient descent from (1, 1), penalties with γ = 1", fontsize=14)
+    figure.suptitle(
+        r"Dirac-GAN, D(x) = $\psi$x, data at 0: alternating gradient descent from (1, 1), penalties with $\gamma$ = 1", fontsize=14
+    )
     _save(figure, path)
 
 
@@ -144,16 +160,17 @@ def _trajectory(axes: Axes, verdict: Verdict) -> None:
 
 
 def eigenvalues_in_words(verdict: Verdict) -> str:
-    """Such as `λ = −0.50 ± 0.87i`, with a remark where the equilibrium is none."""
+    """Such as `-0.50 ± 0.87i`, with a remark where the equilibrium is none."""
     first, second = verdict.eigenvalues
-    remark = "" if verdict.stationary else " (moves on from 0)"
+    remark = "" if verdict.stationary else " (not at rest at 0)"
     if abs(first.imag) > 5e-4:
         return f"λ = {_signed(first.real)} ± {abs(first.imag):.2f}i{remark}"
     return f"λ = {_signed(first.real)}, {_signed(second.real)}{remark}"
 
 
-def _signed(number: float) -> str:
-    return f"{number:.2f}".replace("-0.00", "0.00").replace("-", "−")
+def _signed(number: float, digits: int = 2) -> str:
+    """With a minus as wide as a plus, and none before a zero."""
+    return f"{round(number, digits) + 0.0:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def draw_saturation(result: saturation.Confident, path: Path) -> None:
@@ -166,30 +183,41 @@ def draw_saturation(result: saturation.Confident, path: Path) -> None:
     left.set(xlabel="D(G(z)), how real the fake looks", ylabel="|dL / dlogit|", xlim=(0.0, 1.0), ylim=(0.0, 1.05))
     left.set_title("D sure of a fake is at the left: minimax has no slope there", fontsize=11)
     left.legend(frameon=False, loc="center right")
+    ratios = saturation.RATIOS
     for loss, color in zip(SLOPES, SERIES, strict=True):
         chosen = LOSSES[loss]
         assert chosen.alternative_generator is not None, "f-GAN losses have both"
-        middle.plot(logits, saturation.slopes(chosen.generator, logits).abs(), color=color, linewidth=2.2, label=loss)
-        middle.plot(logits, saturation.slopes(chosen.alternative_generator, logits).abs(), color=color, linewidth=2.2, linestyle="--")
+        best = DIVERGENCES[chosen.bound.of].optimal_logit(ratios)
+        middle.plot(ratios, saturation.slopes(chosen.generator, best).abs(), color=color, linewidth=2.2, label=loss)
+        middle.plot(
+            ratios, saturation.slopes(chosen.alternative_generator, best).abs(), color=color, linewidth=2.2, linestyle="--", zorder=3
+        )
     middle.plot([], [], color="0.3", linewidth=2.2, label="exact objective")
     middle.plot([], [], color="0.3", linewidth=2.2, linestyle="--", label="alternative objective")
-    middle.set(xlabel="logit of a fake", ylabel="|dL / dlogit|", yscale="log", xlim=(-8.0, 8.0), ylim=(1e-4, 1e7))
-    middle.set_title("f-GAN: the exact objective is the one that fades", fontsize=11)
-    middle.legend(frameon=False, loc="upper center", ncols=2, fontsize=9)
+    middle.set(
+        xlabel="p/q at the fake, D at its best", ylabel="|dL / dlogit|", xscale="log", yscale="log", xlim=(1e-4, 1e2), ylim=(1e-5, 1e7)
+    )
+    middle.set_title("f-GAN: exact slope = p/q $\\times$ alternative slope", fontsize=11)
+    middle.legend(frameon=False, loc="upper right", ncols=2, fontsize=9)
     steps = [step + 1 for step in result.d_steps]
     for index, (name, color) in enumerate(zip(saturation.OBJECTIVES, SERIES, strict=False)):
-        right.plot(steps, result.norms[:, index], color=color, linewidth=2.2, label=f"{name}: |dL/d(a, b)|")
-        right.axhline(result.limits[name].norm().item(), color=color, linestyle=":", linewidth=1.5, label=f"{name}, D = p/(p+q)")
-    right.plot(steps, result.judged_real, color="0.5", linewidth=1.6, linestyle="-.", label="mean D(G(z))")
-    right.set(xscale="log", yscale="log", xlabel="steps of D + 1, the generator standing still", ylabel="norm of the generator's gradient")
-    right.set_title("A real D learns to tell N(−4, 0.6²) from N(1, 0.6²)", fontsize=11)
-    right.set_ylim(5e-5, 1e4)
-    right.legend(frameon=False, loc="upper left", fontsize=9, ncols=2)
+        limit = result.limits[name].norm().item()
+        right.plot(steps, result.norms[:, index], color=color, linewidth=2.2, label=name)
+        right.plot(2 * steps[-1], result.final[name].norm().item(), color=color, marker="o", markersize=7.0, linestyle="none")
+        right.axhline(limit, color=color, linestyle=":", linewidth=1.5)
+        right.annotate("theory, D = p/(p+q)", (1.0, 1.25 * limit), color=color, fontsize=9)
+    right.plot(steps, result.judged_real, color="0.5", linewidth=1.6, linestyle="-.", label="mean D(G(z)), for comparison")
+    right.plot([], [], color="0.3", marker="o", markersize=7.0, linestyle="none", label="D trained on to its optimum")
+    right.set(
+        xscale="log", yscale="log", xlabel="steps of D + 1, the generator standing still", ylabel="norm of dL / d(a, b)", ylim=(1e-7, 60.0)
+    )
+    right.set_title("A real D learns to tell N($-$4, 0.6²) from N(1, 0.6²)", fontsize=11)
+    right.legend(frameon=False, loc="lower left", fontsize=9)
     figure.suptitle("What is left of the generator's gradient as the discriminator grows sure", fontsize=14)
     _save(figure, path)
 
 
-def _legend_of(axes: Sequence[Axes]) -> tuple[list[object], list[str]]:
+def _legend_of(axes: Sequence[Axes]) -> tuple[list[Artist], list[str]]:
     """One entry for each label, whatever panel it is in."""
     found = {label: handle for each in axes for handle, label in zip(*each.get_legend_handles_labels(), strict=True)}
     return list(found.values()), list(found)
