@@ -11,7 +11,6 @@ from gan_core import distributed
 from gan_core.regularizers import REGULARIZERS
 from tests.gan_core.ranks import CASES, GAMES, OBJECTIVES, free_port, gradients, train
 
-
 TIMED = ("progress/images_per_second", "progress/device_seconds", "progress/diagnostics_share")
 
 
