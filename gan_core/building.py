@@ -21,8 +21,6 @@ from gan_core.sections import AdamConfig
 from gan_core.spectral import spectrally_normalised
 from gan_core.steps import Game, Penalty, Player
 
-PER_IMAGE_GRADIENT = ("r1", "r2", "gp", "gp_one_sided", "gp_zero_centred", "dragan")
-
 
 class Parts(NamedTuple):
     """What a trainer moves. `g` and `d` are the players, `dtype` is that of parameters and images.
@@ -88,7 +86,7 @@ def build(config: GanConfig, device: torch.device | str | None) -> Parts:
     dataset = load_dataset(config)
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     generator, discriminator = (network.to(place, dtype).train() for network in build_networks(config, dataset))
-    _require_fitting(config, dataset, discriminator)
+    require_fitting(config, dataset, discriminator)
     train, held_out = held_out_split(len(dataset), config.diagnostics.held_out)
     penalties, draws = _penalties(config, dataset)
     return Parts(
@@ -161,10 +159,21 @@ def _penalties(config: GanConfig, dataset: ImageDataset) -> tuple[tuple[Penalty,
     return tuple(chosen), draws
 
 
-def _require_fitting(config: GanConfig, dataset: ImageDataset, discriminator: nn.Module) -> None:
+def require_fitting(config: GanConfig, dataset: ImageDataset, discriminator: nn.Module) -> None:
+    """Check the loss and the regularisers against data and discriminator.
+
+    Raises:
+        ValueError: they cannot work together; what would do.
+    """
     in_force = config.regularizers.in_force
-    per_image = [REGULARIZERS[name].weight_key for name in in_force if name in PER_IMAGE_GRADIENT]
-    if per_image and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in discriminator.modules()):
+    per_image = [REGULARIZERS[name].weight_key for name in in_force if REGULARIZERS[name].of_one_image]
+    batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in discriminator.modules())
+    if batch_norm and config.regularizers.spectral_norm:
+        raise ValueError(
+            "regularizers.spectral_norm: the discriminator has batch norm, which undoes it by rescaling; set "
+            "network.discriminator.norm=none, or layer"
+        )
+    if per_image and batch_norm:
         raise ValueError(
             f"regularizers.{per_image[0]}: the discriminator has batch norm, so that its gradient is not that of one image "
             f"(1704.00028, section 4); set network.discriminator.norm=layer, or none"

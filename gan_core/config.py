@@ -136,6 +136,10 @@ class GanConfig(Section):
             raise ValueError(
                 f"accumulation_steps: the loss '{self.loss.name}' compares samples across the batch, which cannot be divided; set it to 1"
             )
+        if loss.on_witness and self.network.conditional:
+            raise ValueError(f"network.conditional: the loss '{self.loss.name}' reads features that know no classes; set it to false")
+        if self.regularizers.spectral_norm and self.regularizers.clip_weight is not None:
+            raise ValueError("regularizers.clip_weight: spectral_norm rescales what is clipped; set one of them to null or false")
         if self.network.packing > 1 and self.network.conditional:
             raise ValueError("network.packing: packed images would need one class; set network.conditional to false, or packing to 1")
         if self.step_ratio_schedule.steers:

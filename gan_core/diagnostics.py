@@ -17,7 +17,7 @@ from gan_core.distributed import mean_over_ranks
 from gan_core.judging import Logits, caught_features
 from gan_core.steps import Game, Player, judged_rightly, pack
 
-SATURATED = 0.01  # a fake whose loss has a smaller slope than this, by its logit, teaches the generator nothing
+SATURATED = 0.01  # a fake that is seen through and whose loss has a smaller slope than this, by its logit, teaches nothing
 
 
 def measure(d: Player, g: Player, game: Game, *, train: Batch, held_out: Batch | None, latents: Batch) -> dict[str, float]:
@@ -28,7 +28,8 @@ def measure(d: Player, g: Player, game: Game, *, train: Batch, held_out: Batch |
     * `d/bound_train`, `d/bound_held_out`: that value as a lower bound of the loss's divergence (`AdversarialLoss.bound`).
     * `d/accuracy_train`, `d/accuracy_held_out`: the share of those reals judged to be real.
     * `d/image_gradient_real`, `d/image_gradient_fake`: the mean of |grad_x D(x)|, x being real or fake.
-    * `g/saturated_share`: the share of fakes whose generator loss has a slope below SATURATED by their logit.
+    * `g/saturated_share`: the share of fakes that are judged to be fakes and whose generator loss has a slope below SATURATED by their
+      logit.
     * `g/feature_variance_ratio`: the summed variance of the discriminator's features over fakes, divided by that over reals.
     """
     with _untouched(d.network), _untouched(g.network):
@@ -75,12 +76,17 @@ class Alarms:
     def __init__(self, thresholds: Thresholds) -> None:
         self.thresholds = thresholds
         self.counts = dict.fromkeys(self.NAMES, 0)
+        self.ringing: dict[str, str] = {}
 
     def look(self, metrics: Mapping[str, float]) -> dict[str, str]:
-        """The alarms that ring now, each with its reason, after a report's `metrics`; those without a measurement stay silent."""
-        limits, ringing = self.thresholds, {}
+        """The alarms that ring now, each with its reason, after a report's `metrics`; those without a measurement stay silent.
+
+        They are kept in `ringing` until the next look.
+        """
+        limits = self.thresholds
+        self.ringing = {}
         gap = metrics.get("d/accuracy_train", 0.0) - metrics.get("d/accuracy_held_out", metrics.get("d/accuracy_train", 0.0))
-        norm = max(metrics.get("d/gradient_norm", 0.0), metrics.get("g/gradient_norm", 0.0))
+        norm = max(metrics.get(key, 0.0) for key in ("d/gradient_norm", "d/penalty_gradient_norm", "g/gradient_norm"))
         ratio = metrics.get("g/feature_variance_ratio", 1.0)
         share = metrics.get("g/saturated_share", 0.0)
         found = {
@@ -92,16 +98,17 @@ class Alarms:
         for name, (bad, what, side) in found.items():
             self.counts[name] = self.counts[name] + 1 if bad else 0
             if self.counts[name] >= limits.patience:
-                ringing[name] = f"{what} is {side} {getattr(limits, name)} for {self.counts[name]} reports"
-        return ringing
+                self.ringing[name] = f"{what} is {side} {getattr(limits, name)} for {self.counts[name]} reports"
+        return self.ringing
 
     def state_dict(self) -> dict[str, Any]:
-        """How many reports in a row each condition has held."""
-        return dict(self.counts)
+        """How many reports in a row each condition has held, and the alarms that ring."""
+        return {"counts": dict(self.counts), "ringing": dict(self.ringing)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state`."""
-        self.counts = {name: int(state[name]) for name in self.NAMES}
+        self.counts = {name: int(state["counts"][name]) for name in self.NAMES}
+        self.ringing = dict(state["ringing"])
 
 
 def _values(name: str, logits: Logits, game: Game) -> dict[str, Float[Tensor, ""]]:
@@ -127,7 +134,8 @@ def _saturated_share(logits: Logits, game: Game) -> Float[Tensor, ""]:
     real_logits = logits.real.detach()
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(game.generator_loss(real_logits, fake_logits).sum(), fake_logits)
-    return (slope.abs() < SATURATED).to(slope.dtype).mean()
+    against = real_logits if game.loss.threshold is None else game.loss.threshold
+    return ((slope.abs() < SATURATED) & (logits.fake < against)).to(slope.dtype).mean()
 
 
 def _variance(features: Float[Tensor, "images features"]) -> Float[Tensor, ""]:

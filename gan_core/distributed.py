@@ -68,7 +68,7 @@ class _GatherWithGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(_: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
-        total = grads[0].contiguous()
+        total = grads[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total.chunk(world_size())[rank()]
 

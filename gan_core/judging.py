@@ -65,8 +65,9 @@ def witness_critic(discriminator: nn.Module, real: Batch, fake: Batch) -> Critic
 
 
 def _features_of_all_ranks(discriminator: nn.Module, real: Batch, fake: Batch) -> tuple[Tensor, Tensor]:
-    of_each = [_full_precision(features(discriminator, side.inputs, side.labels)) for side in (real, fake)]
-    return gather_with_gradient(of_each[0]), gather_with_gradient(of_each[1])
+    """Of reals and of fakes; the fakes run first, as in `own_logits`."""
+    fake_features, real_features = (_full_precision(features(discriminator, side.inputs, side.labels)) for side in (fake, real))
+    return gather_with_gradient(real_features), gather_with_gradient(fake_features)
 
 
 EACH = Judge(own_logits, discriminator_itself)

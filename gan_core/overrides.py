@@ -100,7 +100,7 @@ def merge(tree: Tree, overrides: Mapping[str, Any]) -> Tree:
     Choosing another data set, network or variant drops the options that belonged to the old one; overrides for the new one stay.
     """
     merged = _copied(tree)
-    if overrides.get("variant") is not None and overrides["variant"] != merged.get("variant"):
+    if "variant" in overrides and overrides["variant"] != merged.get("variant"):
         for key in OWNED:
             _drop(merged, key.split("."))
     for dotted, value in sorted(overrides.items(), key=lambda item: item[0] not in OPTIONS_OF_NAME):

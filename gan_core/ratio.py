@@ -89,25 +89,33 @@ class RatioSchedule:
         if self.band is None:
             return
         ahead = (stats["d/accuracy_real"] + stats["d/accuracy_fake"] - 1.0).double()
-        self._sum = ahead if self._sum is None else self._sum + ahead
+        self._sum = ahead if self._sum is None else self._sum.to(ahead.device) + ahead
         self._count += 1
 
     def adjust(self, images_seen: int, previous: int) -> None:
         """Move a rung if a look is due since `previous` and the advantage is out of its band. All ranks call it together."""
         band = self.band
+        if self.warmup is not None and previous < self.warmup.images:
+            self._sum, self._count = None, 0  # that was another ratio's doing
+            return
         if band is None or images_seen // band.images <= previous // band.images:
             return
-        if self.current(images_seen) == self.steady and self._sum is not None:
-            self.advantage = float(mean_over_ranks(self._sum / self._count))
+        if self._sum is not None:
+            self.advantage = float(mean_over_ranks(self._sum)) / self._count
             rung = self.steady.rung
             assert rung is not None, "the config asks for a ratio on the ladder"
             step = -1 if self.advantage > band.high else 1 if self.advantage < band.low else 0
             self.steady = StepRatio.of_rung(min(max(rung + step, band.lowest), band.highest))
         self._sum, self._count = None, 0
 
+    def share(self) -> None:
+        """Make the sum since the last look the ranks' mean, so that one rank's `state_dict` is everybody's. All ranks call it together."""
+        if self._sum is not None:
+            self._sum = mean_over_ranks(self._sum)
+
     def state_dict(self) -> dict[str, Any]:
-        """Plain values: the steady ratio, the last advantage seen, and the sum of those since."""
-        total = None if self._sum is None else float(mean_over_ranks(self._sum.clone()))
+        """Plain values: the steady ratio, the last advantage seen, and the sum of those since, as of the last `share`."""
+        total = None if self._sum is None else float(self._sum)
         return {"d": self.steady.d, "g": self.steady.g, "advantage": self.advantage, "sum": total, "count": self._count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

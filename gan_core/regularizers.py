@@ -43,13 +43,15 @@ Value = Callable[[Judge, Images, Images, Labels, Given], PerSample]
 class Regularizer(NamedTuple):
     """A penalty. The config's weight is `regularizers.<weight_key>`, and `factor` times it multiplies the penalty's value.
 
-    `draws` says how many uniform numbers a sample needs, given the shape [C, H, W] of an image.
+    `draws` says how many uniform numbers a sample needs, given the shape [C, H, W] of an image. `of_one_image` says that it is about the
+    gradient at one image, which a discriminator with batch norm does not have.
     """
 
     value: Value
     weight_key: str
     factor: float = 1.0
     draws: Callable[[torch.Size], int] = lambda _: 0
+    of_one_image: bool = True
 
     def __call__(
         self, discriminator: Judge, real_images: Images, fake_images: Images, labels: Labels = None, given: Given | None = None
@@ -168,6 +170,6 @@ REGULARIZERS: dict[str, Regularizer] = {
     "gp_one_sided": Regularizer(gp_one_sided, "gp_one_sided_lambda", draws=lambda _: 1),
     "gp_zero_centred": Regularizer(gp_zero_centred, "gp_zero_centred_lambda", draws=lambda _: 1),
     "dragan": Regularizer(dragan, "dragan_lambda", draws=lambda shape: shape.numel()),
-    "bcr": Regularizer(bcr, "bcr_lambda", draws=lambda _: 2),
-    "lecam": Regularizer(lecam, "lecam_lambda"),
+    "bcr": Regularizer(bcr, "bcr_lambda", draws=lambda _: 2, of_one_image=False),
+    "lecam": Regularizer(lecam, "lecam_lambda", of_one_image=False),
 }

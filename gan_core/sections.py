@@ -100,6 +100,9 @@ class StepRatioScheduleConfig(Section):
             raise ValueError("step_ratio_schedule: advantage_low and advantage_high belong together; give both or neither")
         if self.advantage_low is not None and self.advantage_high is not None and self.advantage_low >= self.advantage_high:
             raise ValueError(f"step_ratio_schedule: advantage_low {self.advantage_low} must be below advantage_high {self.advantage_high}")
+        unused = [key for key in ("adjust_kimg", "lowest", "highest") if getattr(self, key) != type(self).model_fields[key].default]
+        if unused and not self.steers:
+            raise ValueError(f"step_ratio_schedule.{unused[0]} has no effect without advantage_low and advantage_high")
         ladder = [StepRatio.parse(getattr(self, key), f"step_ratio_schedule.{key}").rung for key in ("lowest", "highest")]
         if ladder[0] is None or ladder[1] is None or ladder[0] > ladder[1]:
             raise ValueError(
@@ -115,7 +118,7 @@ class StepRatioScheduleConfig(Section):
 
 
 class AdamConfig(Section):
-    """Adam (1412.6980); `clip_norm` bounds the norm of the whole gradient, null for no bound."""
+    """Adam (1412.6980); `clip_norm` bounds the norm of the whole gradient, that of a lazy penalty's own step too, null for no bound."""
 
     lr: Annotated[float, Field(gt=0.0)] = 2e-4
     beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5

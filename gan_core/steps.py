@@ -76,7 +76,7 @@ def discriminator_step(
     are lazy and due at this step take a step of their own after it, with their interval as a gain (1912.04958, appendix B).
 
     Returns 0-d tensors on the device: `d/loss`, `d/penalty/<name>` unweighted, the mean logits, the share of each side judged rightly,
-    and the gradient norm (after averaging over ranks, before clipping).
+    and the gradient norm (after averaging over ranks, before clipping); that of a lazy step is `d/penalty_gradient_norm`.
     """
     every_step = [penalty for penalty in game.penalties if penalty.interval == 1]
     lazy = [penalty for penalty in game.penalties if penalty.interval > 1 and step % penalty.interval == 0]
@@ -130,8 +130,7 @@ def _lazy_step(d: Player, g: Player, parts: list[Part], lazy: list[Penalty], gam
         penalty, values = _penalty(d, gained, part, game)
         (penalty / game.accumulation_steps).backward()
         shares.append(values)
-    _apply_gradients(d, opponent=g, game=game)
-    return _mean(shares)
+    return {**_mean(shares), "d/penalty_gradient_norm": _apply_gradients(d, opponent=g, game=game)}
 
 
 def _divided(real: Batch | None, latents: Batch, draws: Tensor | None, game: Game) -> Iterator[tuple[Batch | None, Tensor | None, Batch]]:

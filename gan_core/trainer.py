@@ -149,7 +149,8 @@ class Trainer:
         for _ in range(ratio.d):
             if parts.draws_noise:
                 sampling.seed_layers(self.config.seed, "d", self.d_steps, parts.device)
-            real, latents = self._real("d", self.d_steps), self._latents("d", self.d_steps)
+            real = self._real("d", self.d_steps)
+            latents = Batch(self._z("d", self.d_steps), real.labels)  # so that a pair is of one class
             stats = discriminator_step(parts.d, parts.g, real, latents, parts.game, step=self.d_steps, draws=self._draws())
             self.d_steps += 1
             self.images_seen += batch_size
@@ -159,7 +160,7 @@ class Trainer:
             if parts.draws_noise:
                 sampling.seed_layers(self.config.seed, "g", self.g_steps, parts.device)
             paired = self._real("g", self.g_steps) if parts.game.loss.generator_reads_real else None
-            stats = generator_step(parts.g, parts.d, paired, self._latents("g", self.g_steps), parts.game)
+            stats = generator_step(parts.g, parts.d, paired, self._latents(self.g_steps), parts.game)
             self.g_steps += 1
             self._history.add(stats, self.g_steps)
         parts.g_ema.update(images=ratio.d * batch_size, images_seen=self.images_seen)
@@ -174,17 +175,20 @@ class Trainer:
         parts = self.parts
         return parts.dataset.batch(indices, parts.device, parts.dtype, labelled=self.config.network.conditional)
 
-    def _latents(self, player: str, step: int) -> Batch:
-        """Latents of one step; where classes matter, their labels follow the data's own frequencies."""
+    def _z(self, player: str, step: int) -> Float[Tensor, "shard z_dim"]:
         config, parts = self.config, self.parts
         z = sampling.latents(config.seed, f"{player}/z", step, batch_size=config.batch_size, z_dim=config.network.z_dim)
+        return to_device(z, parts.device).to(parts.dtype)
+
+    def _latents(self, step: int) -> Batch:
+        """Latents of a generator step; where classes matter, their labels follow the data's own frequencies."""
+        config, parts = self.config, self.parts
         labels = None
         if config.network.conditional and parts.dataset.labels is not None:
-            places = sampling.batch_indices(
-                config.seed, f"{player}/labels", step, batch_size=config.batch_size, dataset_size=len(parts.train)
-            )
+            count, size = config.batch_size, len(parts.train)
+            places = sampling.batch_indices(config.seed, "g/labels", step, batch_size=count, dataset_size=size)
             labels = to_device(parts.dataset.labels[parts.train[places]], parts.device)
-        return Batch(to_device(z, parts.device).to(parts.dtype), labels)
+        return Batch(self._z("g", step), labels)
 
     def _draws(self) -> Float[Tensor, "decisions draws"] | None:
         """Uniform numbers for the penalties of the coming discriminator step."""
@@ -213,8 +217,9 @@ class Trainer:
             metrics.update(self._diagnose())
             if seconds is not None:
                 metrics["progress/diagnostics_share"] = (time.perf_counter() - started) / seconds
-        alarms = self.alarms.look(metrics) if self._due(when.report_kimg, previous) else {}
-        metrics.update({f"alarm/{name}": float(name in alarms) for name in self.alarms.NAMES})
+        if self._due(when.report_kimg, previous):
+            self.alarms.look(metrics)
+        metrics.update({f"alarm/{name}": float(name in self.alarms.ringing) for name in self.alarms.NAMES})
         ratio = self.ratio.current(self.images_seen)
         metrics["progress/ratio_d"], metrics["progress/ratio_g"] = float(ratio.d), float(ratio.g)
         if self.ratio.advantage is not None:
@@ -233,19 +238,22 @@ class Trainer:
             is_best = checkpoint_due and metrics[BEST_METRIC] <= self.best.get(BEST_METRIC, float("inf"))
         picture = evaluation.picture(self.parts, self.config) if self._due(when.sample_kimg, previous) else None
         if checkpoint_due:
+            self.ratio.share()
             for player, name in ((self.parts.g, "generator"), (self.parts.d, "discriminator")):
                 require_finite(player.parameters, name, self._last_good)
                 distributed.require_equal_replicas(player.network, name)
             self._last_good = self.images_seen
         if is_best:
             self.best = {BEST_METRIC: metrics[BEST_METRIC], "images_seen": float(self.images_seen)}
-        report(Report(self.images_seen, metrics, picture, self.state_dict if checkpoint_due else None, is_best, self.done, alarms))
+        state = self.state_dict if checkpoint_due else None
+        report(Report(self.images_seen, metrics, picture, state, is_best, self.done, dict(self.alarms.ringing)))
 
     def _diagnose(self) -> dict[str, float]:
         """Diagnostics on a few images drawn for this moment of the clock."""
         config, parts, step = self.config, self.parts, self.d_steps
-        ranks, packing = distributed.world_size(), config.network.packing
-        count = max(-(-config.diagnostics.images // (ranks * packing)), 2) * ranks * packing
+        count = -(-config.diagnostics.images // config.batch_size) * config.batch_size  # which any number of ranks divides
+        if parts.draws_noise:
+            sampling.seed_layers(config.seed, "diagnose", step, parts.device)
         train = sampling.diagnostic_indices(config.seed, "diagnose/train", step, count=count, dataset_size=len(parts.train))
         held_out = None
         if len(parts.held_out):

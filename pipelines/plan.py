@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from gan_core.building import build_networks, load_dataset
+from gan_core.building import build_networks, load_dataset, require_fitting
 from gan_core.datatypes import ImageDataset
 from gan_core.overrides import Tree, flatten, merge, parse, validate
 from pipelines import environment, storage
@@ -79,7 +79,8 @@ def check(config: JobConfig, *, local: bool) -> ImageDataset:
         _require_lasting_places(config)
     storage.require_writable(config.ray.storage_path)
     dataset = load_dataset(config.gan())
-    build_networks(config.gan(), dataset)
+    _, discriminator = build_networks(config.gan(), dataset)
+    require_fitting(config.gan(), dataset, discriminator)
     return dataset
 
 

@@ -100,7 +100,7 @@ def create_run(tracker: Tracker, config: JobConfig, dataset: ImageDataset, name:
         "mlflow.note.content": f"`raygan {shlex.join(sys.argv[1:])}`",
         "raygan.version": facts["packages"]["raygan"],
         "raygan.content_hash": dataset.content_hash,
-        "raygan.bound": LOSSES[config.loss.name].bound.of,
+        "raygan.bound": LOSSES[config.loss.name].bound.of + (f" of {packing} images" if (packing := config.network.packing) > 1 else ""),
         "raygan.hardware": facts["hardware"]["summary"],
     }
     if facts["git"]["commit"]:

@@ -97,7 +97,7 @@ def run(job: Job, session: Session) -> Outcome:
             pending = json.loads((folder / PENDING).read_text())
             if session.rank == 0:
                 session.say(f"continuing from the checkpoint at {trainer.images_seen / 1000:.1f} kimg")
-    desk = _Desk(job, config, session, pending)
+    desk = _Desk(job, config, session, pending, frozenset(trainer.alarms.ringing))
     built_at, failure = time.time(), ""
     try:
         trainer.run(desk.receive)
@@ -130,10 +130,10 @@ def run(job: Job, session: Session) -> Outcome:
 class _Desk:
     """Where a rank's reports go: rank 0 writes everything, the first rank of every other node its machine's metrics."""
 
-    def __init__(self, job: Job, config: JobConfig, session: Session, pending: list[Any] | None) -> None:
+    def __init__(self, job: Job, config: JobConfig, session: Session, pending: list[Any] | None, ringing: frozenset[str]) -> None:
         self.session = session
         self.training_at: float | None = None
-        self.ringing: frozenset[str] = frozenset()
+        self.ringing = ringing
         self.writer: RunWriter | None = None
         self.monitor: SystemMetricsMonitor | None = None
         self.prefix = "system/" if session.rank == 0 else f"system/node{session.node_rank}/"

@@ -68,6 +68,6 @@ def test_every_penalty_is_in_the_table_with_its_weight():
 def test_every_logged_metric_is_in_the_table_and_every_metric_there_is_logged():
     penalties = {f"regularizers__{regularizer.weight_key}": 0.1 for regularizer in REGULARIZERS.values()}
     band = {"advantage_low": 0.1, "advantage_high": 0.9, "adjust_kimg": 0.016}
-    found = logged(**penalties, **{f"step_ratio_schedule__{key}": value for key, value in band.items()})
+    found = logged(**penalties, regularizers__r1_interval=2, **{f"step_ratio_schedule__{key}": value for key, value in band.items()})
     found |= logged(data__name="ring2d", data__count=500, network__generator__output="linear")
     assert set(names("Metrics")) == found | {"progress/images_seen"}  # the clock, added by the pipelines

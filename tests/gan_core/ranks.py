@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from gan_core import distributed
 from gan_core.losses import LOSSES
 from gan_core.regularizers import REGULARIZERS
 from tests.support import tiny_trainer
@@ -34,7 +35,8 @@ CASES = {
     "steered ratio": {
         "step_ratio_schedule__advantage_low": 0.2,
         "step_ratio_schedule__advantage_high": 0.4,
-        "step_ratio_schedule__adjust_kimg": 0.016,
+        "step_ratio_schedule__adjust_kimg": 0.024,
+        "diagnostics__images": 5,
     },
 }
 
@@ -66,7 +68,14 @@ def train(options):
         precision="float64", batch_size=8, total_kimg=0.08, schedule__report_kimg=0.04, schedule__checkpoint_kimg=0.04, **options
     )
     reports = []
-    trainer.run(reports.append)
+
+    def receive(report):
+        """As under Ray: rank 0 alone reads the state."""
+        reports.append(report)
+        if report.state is not None and distributed.rank() == 0:
+            report.state()
+
+    trainer.run(receive)
     state = trainer.state_dict()
     keys = ("generator", "discriminator", "g_ema", "generator_optimizer", "discriminator_optimizer")
     return {"state": {key: state[key] for key in keys}, "metrics": [report.metrics for report in reports]}

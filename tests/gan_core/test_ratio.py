@@ -7,6 +7,8 @@ from gan_core.ratio import Band, RatioSchedule, StepRatio, Warmup
 from tests.gan_core.test_config import error_of
 from tests.support import tiny_trainer, tiny_tree
 
+BAND = ("step_ratio_schedule.advantage_low=0.1", "step_ratio_schedule.advantage_high=0.4")
+
 
 def stats(accuracy_real, accuracy_fake):
     return {"d/accuracy_real": torch.tensor(accuracy_real), "d/accuracy_fake": torch.tensor(accuracy_fake)}
@@ -58,6 +60,16 @@ def test_the_advantage_is_the_mean_since_the_last_look():
     assert schedule.advantage == pytest.approx(1.0)
 
 
+def test_what_happened_in_the_warmup_does_not_steer():
+    schedule = RatioSchedule(StepRatio(1, 1), warmup=Warmup(StepRatio(100, 1), 500.0), band=Band(0.2, 0.6, 100.0, -3, 7))
+    schedule.observe(stats(1.0, 1.0))
+    schedule.adjust(1000, 0)
+    assert (schedule.steady, schedule.advantage) == ((1, 1), None)
+    schedule.observe(stats(1.0, 1.0))
+    schedule.adjust(1100, 1000)
+    assert (schedule.steady, schedule.advantage) == ((1, 2), 1.0)
+
+
 def test_the_ratio_stays_on_its_rungs():
     for accuracy, end in ((1.0, (1, 3)), (0.5, (3, 1))):
         schedule = steered(lowest=-2, highest=2)
@@ -72,6 +84,7 @@ def test_the_state_continues_in_the_middle_of_a_look():
     for value in (1.0, 0.9):
         whole.observe(stats(value, value))
     first.observe(stats(1.0, 1.0))
+    first.share()
     second = steered()
     second.load_state_dict(first.state_dict())
     second.observe(stats(0.9, 0.9))
@@ -88,7 +101,7 @@ def test_a_steered_training_changes_its_ratio_and_resumes_bit_for_bit():
         "step_ratio_schedule__adjust_kimg": 0.032,
         "step_ratio_schedule__warmup_ratio": "4:1",
         "step_ratio_schedule__warmup_kimg": 0.064,
-        "schedule__checkpoint_kimg": 0.32,
+        "schedule__checkpoint_kimg": 0.3,
         "diagnostics__patience": 1,
         "total_kimg": 0.64,
     }
@@ -127,8 +140,12 @@ def test_a_steered_training_changes_its_ratio_and_resumes_bit_for_bit():
         ),
         (["step_ratio_schedule.advantage_low=0.5"], "advantage_low and advantage_high belong together"),
         (["step_ratio_schedule.advantage_low=0.5", "step_ratio_schedule.advantage_high=0.4"], "must be below advantage_high 0.4"),
-        (["step_ratio_schedule.lowest=3:2"], "must be d:1 or 1:g"),
-        (["step_ratio_schedule.lowest=5:1", "step_ratio_schedule.highest=2:1"], "with lowest the one that gives the discriminator less"),
+        (["step_ratio_schedule.adjust_kimg=1"], "step_ratio_schedule.adjust_kimg has no effect without advantage_low"),
+        ([*BAND, "step_ratio_schedule.lowest=3:2"], "must be d:1 or 1:g"),
+        (
+            [*BAND, "step_ratio_schedule.lowest=5:1", "step_ratio_schedule.highest=2:1"],
+            "with lowest the one that gives the discriminator less",
+        ),
         (
             ["step_ratio=9:1", "step_ratio_schedule.advantage_low=0.1", "step_ratio_schedule.advantage_high=0.4"],
             "step_ratio: 9:1 is not between step_ratio_schedule.lowest 1:4 and highest 8:1",

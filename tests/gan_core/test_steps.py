@@ -35,7 +35,7 @@ def test_a_clipped_gradient_has_the_norm_asked_for_and_the_report_has_the_norm_b
 def test_no_gradient_reaches_the_discriminator_in_a_generator_step():
     trainer = tiny_trainer()
     parts = trainer.parts
-    latents = trainer._latents("g", 0)
+    latents = trainer._latents(0)
     steps.generator_step(parts.g, parts.d, None, latents, parts.game)
     assert all(p.grad is None for p in parts.d.parameters)
     assert all(p.requires_grad for p in parts.d.parameters)
@@ -46,7 +46,7 @@ def test_no_gradient_reaches_the_generator_in_a_discriminator_step():
     trainer = tiny_trainer()
     parts = trainer.parts
     before = [p.detach().clone() for p in parts.g.parameters]
-    steps.discriminator_step(parts.d, parts.g, trainer._real("d", 0), trainer._latents("d", 0), parts.game, step=0)
+    steps.discriminator_step(parts.d, parts.g, trainer._real("d", 0), Batch(trainer._z("d", 0), None), parts.game, step=0)
     assert all(p.grad is None for p in parts.g.parameters)
     assert all(torch.equal(p, old) for p, old in zip(parts.g.parameters, before, strict=True))
 
@@ -54,7 +54,7 @@ def test_no_gradient_reaches_the_generator_in_a_discriminator_step():
 def test_a_loss_that_reads_real_logits_without_saying_so_is_found_out():
     trainer = tiny_trainer()
     game = trainer.parts.game._replace(generator_loss=LOSSES["relativistic"].generator)
-    stats = steps.generator_step(trainer.parts.g, trainer.parts.d, None, trainer._latents("g", 0), game)
+    stats = steps.generator_step(trainer.parts.g, trainer.parts.d, None, trainer._latents(0), game)
     assert stats["g/loss"].isnan()
 
 
@@ -79,7 +79,7 @@ def test_a_loss_that_says_so_gets_the_logits_of_a_real_batch():
 def test_statistics_are_those_of_the_logits():
     trainer = tiny_trainer(precision="float64")
     parts = trainer.parts
-    real, latents = trainer._real("d", 0), trainer._latents("d", 0)
+    real, latents = trainer._real("d", 0), Batch(trainer._z("d", 0), None)
     with torch.no_grad():
         real_logits = parts.d.network(real.inputs)
         fake_logits = parts.d.network(parts.g.network(latents.inputs))
@@ -108,7 +108,7 @@ def moved_by(trainer, penalties, *, step):
     d = parts.d._replace(optimizer=torch.optim.SGD(parts.d.parameters, lr=1.0))
     game = parts.game._replace(penalties=penalties)
     before = [parameter.detach().clone() for parameter in d.parameters]
-    steps.discriminator_step(d, parts.g, trainer._real("d", 0), trainer._latents("d", 0), game, step=step)
+    steps.discriminator_step(d, parts.g, trainer._real("d", 0), Batch(trainer._z("d", 0), None), game, step=step)
     return [old - parameter.detach() for parameter, old in zip(d.parameters, before, strict=True)]
 
 
@@ -147,7 +147,7 @@ def test_adam_is_corrected_for_lazy_steps(intervals, share):
 def test_penalties_at_every_step_enter_the_gradient_with_their_weight():
     options = {"precision": "float64", "regularizers__r1_gamma": 3.0, "regularizers__lecam_lambda": 0.7}
     trainer = tiny_trainer(**options)
-    parts, real, latents = trainer.parts, trainer._real("d", 0), trainer._latents("d", 0)
+    parts, real, latents = trainer.parts, trainer._real("d", 0), Batch(trainer._z("d", 0), None)
     with torch.no_grad():
         fake_images = parts.g.network(latents.inputs)
     real_logits, fake_logits = parts.d.network(real.inputs), parts.d.network(fake_images)

@@ -51,6 +51,11 @@ def test_another_variant_leaves_nothing_of_the_old_one():
     assert flatten(new) == flatten(tiny_config(variant="dcgan"))
 
 
+def test_no_variant_leaves_nothing_of_the_old_one():
+    old = unflatten(flatten(tiny_config(variant="wgan_gp")))
+    assert flatten(with_overrides(old, "variant=null", "loss.name=hinge")) == flatten(tiny_config(loss__name="hinge"))
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_resolved_variant_reads_back_as_itself(name):
     config = tiny_config(variant=name)
@@ -77,6 +82,8 @@ def test_every_variant_sets_the_same_keys():
         (["regularizers.r1_gama=1"], "unknown key 'regularizers.r1_gama' (did you mean 'r1_gamma'?)"),
         (["regularizers.gp_lambda=-1"], "regularizers.gp_lambda: input should be greater than or equal to 0, given -1"),
         (["network.packing=2", "network.conditional=true"], "network.packing: packed images would need one class"),
+        (["loss.name=mmd", "network.conditional=true"], "network.conditional: the loss 'mmd' reads features that know no classes"),
+        (["regularizers.clip_weight=0.1", "regularizers.spectral_norm=true"], "spectral_norm rescales what is clipped"),
         (["loss.name=mmd", "accumulation_steps=2"], "the loss 'mmd' compares samples across the batch"),
     ],
 )
