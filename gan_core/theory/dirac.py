@@ -155,7 +155,8 @@ def eigenvalues(matrix: Float64[Tensor, "2 2"]) -> tuple[complex, complex]:
 def trajectories(field: Field, count: int) -> Float64[Tensor, "steps games 2"]:
     """The paths of all `count` games from theta = psi = START: alternating gradient descent, the discriminator first.
 
-    That is the training algorithm, with steps of STEP, small enough to follow the vector field.
+    That is the training algorithm, with steps of STEP, small enough to follow the vector field for a while: games without a penalty
+    whose flow circles (0, 0) for ever end it between 0.6 and 1.3 times as far away.
     """
     theta, psi = (torch.full((count,), START, dtype=torch.float64, requires_grad=True) for _ in range(2))
     path = [torch.stack([theta, psi], 1).detach()]

@@ -28,8 +28,8 @@ LATENT_NODES, LATENT_REACH = 301, 6.0
 D_LR, G_LR, LAST_LR = 5e-3, 2e-2, 0.01  # the last rate is a share of the first
 D_BETAS, G_BETAS = (0.9, 0.999), (0.5, 0.9)
 # LeCam's weight with anchors at 0, first and last. The T of total variation is a sign: its logits run off to where tanh is flat, and
-# stay there when the generator has moved. The weight blunts the sign: with the last one and
-# the best of networks, sigma would end 0.0086 too small and mu 0.0012.
+# stay there when the generator has moved. The penalty blunts the sign; at the last weight and with the best of all T, the game would end
+# at a sigma 0.0086 and a mu 0.0012 too small.
 ANCHORED = {"total_variation": (0.03, 0.003)}
 
 Points = Float64[Tensor, " points"]
