@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -207,8 +208,9 @@ def _player(network: nn.Module, adam: AdamConfig, penalties: tuple[Penalty, ...]
 def _lazy_steps_per_step(intervals: list[int]) -> float:
     """How many extra optimizer steps lazy penalties add to each of the discriminator's: 1/i for one of interval i.
 
-    Penalties that are due together share a step, so this counts the multiples in a period of all of them.
+    Penalties that are due together share a step, so this is the share of whole numbers that one of the intervals divides, by
+    inclusion and exclusion: counting through a period could take for ever.
     """
     lazy = {interval for interval in intervals if interval > 1}
-    period = math.lcm(*lazy)
-    return sum(any(step % interval == 0 for interval in lazy) for step in range(period)) / period
+    subsets = (subset for size in range(1, len(lazy) + 1) for subset in combinations(lazy, size))
+    return sum(((-1.0) ** (len(subset) + 1) / math.lcm(*subset) for subset in subsets), start=0.0)

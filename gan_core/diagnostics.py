@@ -46,9 +46,9 @@ def measure(d: Player, g: Player, game: Game, *, train: Batch, held_out: Batch |
     means["g/saturated_share"] = _saturated_share(logits, game)
     table = mean_over_ranks(torch.stack([value.double() for value in means.values()])).tolist()
     found = dict(zip(means, table, strict=True))
-    if spread is not None:
-        fake_variance, real_variance = spread.tolist()
-        found["g/feature_variance_ratio"] = fake_variance / real_variance if real_variance > 0.0 else 0.0
+    fake_variance, real_variance = (0.0, 0.0) if spread is None else spread.tolist()
+    if real_variance > 0.0:  # a discriminator whose units are all dead says nothing of the generator
+        found["g/feature_variance_ratio"] = fake_variance / real_variance
     bound = game.loss.bound
     for name in ("train", "held_out"):
         if f"d/value_{name}" in found:

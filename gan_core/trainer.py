@@ -212,12 +212,12 @@ class Trainer:
         """`seconds` of training since `previous`, None before the first step."""
         when = self.config.schedule
         metrics = self._history.read(self._last_good)
-        if self._due(when.report_kimg, previous) and self.config.diagnostics.enabled:
-            started = time.perf_counter()
-            metrics.update(self._diagnose())
-            if seconds is not None:
-                metrics["progress/diagnostics_share"] = (time.perf_counter() - started) / seconds
         if self._due(when.report_kimg, previous):
+            if self.config.diagnostics.enabled:
+                started = time.perf_counter()
+                metrics.update(self._diagnose())
+                if seconds is not None:
+                    metrics["progress/diagnostics_share"] = (time.perf_counter() - started) / seconds
             self.alarms.look(metrics)
         metrics.update({f"alarm/{name}": float(name in self.alarms.ringing) for name in self.alarms.NAMES})
         ratio = self.ratio.current(self.images_seen)

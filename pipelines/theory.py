@@ -96,15 +96,7 @@ def _without_secrets(uri: str | None) -> str | None:
 
 def _create_run(tracker: Tracker, parts: list[str]) -> str:
     facts = environment.describe()
-    tags = {
-        "mlflow.source.name": "raygan theory",
-        "mlflow.source.type": "LOCAL",
-        "mlflow.note.content": f"`raygan theory {shlex.join(parts)}`",
-        "raygan.version": facts["packages"]["raygan"],
-        "raygan.hardware": facts["hardware"]["summary"],
-    }
-    if facts["git"]["commit"]:
-        tags["mlflow.source.git.commit"] = facts["git"]["commit"]
+    tags = tracking.source_tags("theory", f"raygan theory {shlex.join(parts)}", facts)
     run_id: str = tracker.client.create_run(tracker.experiment_id, run_name="theory", tags=tags).info.run_id
     tracker.client.log_param(run_id, "parts", " ".join(parts))
     tracking.log_json(tracker, run_id, facts, tracking.ENVIRONMENT_FILE)

@@ -94,19 +94,10 @@ def create_run(tracker: Tracker, config: JobConfig, dataset: ImageDataset, name:
     """A RUNNING run with params, data set, environment and config; returns its id."""
     facts = environment.describe()
     tags = {
-        "mlflow.source.name": "raygan train",
-        "mlflow.source.type": "LOCAL",
-        "mlflow.user": _user(),
-        "mlflow.note.content": f"`raygan {shlex.join(sys.argv[1:])}`",
-        "raygan.version": facts["packages"]["raygan"],
+        **source_tags("train", f"raygan {shlex.join(sys.argv[1:])}", facts),
         "raygan.content_hash": dataset.content_hash,
         "raygan.bound": LOSSES[config.loss.name].bound.of + (f" of {packing} images" if (packing := config.network.packing) > 1 else ""),
-        "raygan.hardware": facts["hardware"]["summary"],
     }
-    if facts["git"]["commit"]:
-        tags["mlflow.source.git.commit"] = facts["git"]["commit"]
-    if job := environment.ray_job_id():
-        tags["raygan.ray_job_id"] = job
     run = tracker.client.create_run(tracker.experiment_id, run_name=name, tags=tags)
     run_id: str = run.info.run_id
     try:
@@ -115,6 +106,23 @@ def create_run(tracker: Tracker, config: JobConfig, dataset: ImageDataset, name:
         tracker.client.set_terminated(run_id, "FAILED")
         raise
     return run_id
+
+
+def source_tags(command: str, words: str, facts: dict[str, Any]) -> dict[str, str]:
+    """Who made a run, with which command, code and machine; `facts` are those of `environment.describe`."""
+    tags = {
+        "mlflow.source.name": f"raygan {command}",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": _user(),
+        "mlflow.note.content": f"`{words}`",
+        "raygan.version": facts["packages"]["raygan"],
+        "raygan.hardware": facts["hardware"]["summary"],
+    }
+    if facts["git"]["commit"]:
+        tags["mlflow.source.git.commit"] = facts["git"]["commit"]
+    if job := environment.ray_job_id():
+        tags["raygan.ray_job_id"] = job
+    return tags
 
 
 def _describe_run(tracker: Tracker, run_id: str, config: JobConfig, dataset: ImageDataset, facts: dict[str, Any]) -> None:

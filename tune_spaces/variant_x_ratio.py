@@ -2,26 +2,8 @@
 
 from ray import tune
 
-SPACE = {
-    "variant": tune.choice(
-        [
-            "dcgan",
-            "f_gan",
-            "f_jeffreys",
-            "f_jensen_shannon",
-            "f_kl",
-            "f_neyman",
-            "f_pearson",
-            "f_reverse_kl",
-            "f_squared_hellinger",
-            "f_total_variation",
-            "lsgan",
-            "r1",
-            "r3gan",
-            "sngan_hinge",
-            "wgan",
-            "wgan_gp",
-        ]
-    ),
-    "step_ratio": tune.choice(["1:2", "1:1", "2:1", "3:1", "5:1", "8:1"]),
-}
+from tune_spaces._names import F_GANS, STEP_RATIOS
+
+OTHERS = ["dcgan", "lsgan", "r1", "r3gan", "sngan_hinge", "wgan", "wgan_gp"]
+
+SPACE = {"variant": tune.choice([*F_GANS, *OTHERS]), "step_ratio": tune.choice(STEP_RATIOS)}

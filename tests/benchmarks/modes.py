@@ -29,6 +29,7 @@ PAPER = {
 }
 GAMES = {"gan": PAPER, **{f"pacgan{m}": {**PAPER, "network.packing": m} for m in (2, 3, 4)}}
 POINTS = 2500
+READ_EVERY = 1000
 
 
 def config(data, game, iterations, batch_size, overrides):
@@ -81,6 +82,8 @@ def run(data, game, seeds, iterations, batch_size, overrides):
     for quarter in range(1, 5):
         while trainer.g_steps < iterations * quarter // 4:
             trainer._round()
+            if trainer.g_steps % READ_EVERY == 0:
+                trainer._history.read(None)  # stops a game that diverges, and keeps the memory small
         with torch.no_grad():
             points = trainer.parts.g_ema.network(z)
         each = [mode_coverage.evaluate(points[:, 2 * seed : 2 * seed + 2], trainer.parts.dataset.mixture) for seed in range(seeds)]

@@ -148,6 +148,18 @@ def test_a_discriminator_that_learns_its_images_by_heart_shows_a_gap():
     assert last["d/accuracy_train"] - last["d/accuracy_held_out"] > 0.1
 
 
+def test_a_discriminator_with_dead_features_does_not_accuse_the_generator():
+    trainer, _ = diagnose()
+    real, latents = inputs(trainer)
+    parts = trainer.parts
+    with torch.no_grad():
+        for parameter in parts.d.network.features.parameters():
+            parameter.zero_()
+    found = diagnostics.measure(parts.d, parts.g, parts.game, train=real, held_out=None, latents=latents)
+    assert "g/feature_variance_ratio" not in found
+    assert found["d/image_gradient_real"] == 0.0
+
+
 THRESHOLDS = Thresholds(collapse=0.1, saturation=0.9, overfitting=0.3, divergence=100.0, patience=2)
 SIGNS = {
     "collapse": {"g/feature_variance_ratio": 0.05},

@@ -4,6 +4,7 @@ import torch
 from gan_core import steps
 from gan_core.datatypes import Batch
 from gan_core.losses import LOSSES
+from gan_core.regularizers import REGULARIZERS
 from tests.support import tiny_trainer
 
 
@@ -133,11 +134,20 @@ def test_a_lazy_penalty_acts_at_every_interval_th_step_with_its_interval_as_gain
 
 @pytest.mark.parametrize(
     ("intervals", "share"),
-    [({"r1": 16}, 16 / 17), ({"r1": 4, "r2": 4}, 4 / 5), ({"r1": 4, "r2": 16}, 4 / 5), ({"r1": 2, "r2": 3}, 6 / 10), ({"r1": 1}, 1.0)],
+    [
+        ({"r1": 16}, 16 / 17),
+        ({"r1": 4, "r2": 4}, 4 / 5),
+        ({"r1": 4, "r2": 16}, 4 / 5),
+        ({"r1": 2, "r2": 3}, 6 / 10),
+        ({"r1": 1}, 1.0),
+        ({"r1": 2, "r2": 3, "gp": 5}, 1 / (1 + 22 / 30)),
+        ({"r1": 9973, "r2": 9967, "gp": 9949}, 1 / (2 - (1 - 1 / 9973) * (1 - 1 / 9967) * (1 - 1 / 9949))),
+    ],
 )
 def test_adam_is_corrected_for_lazy_steps(intervals, share):
     """1912.04958, appendix B: lr * c and beta ** c with c = i / (i + 1); penalties that are due together share a step."""
-    options = {f"regularizers__{name}_gamma": 1.0 for name in intervals} | {f"regularizers__{n}_interval": i for n, i in intervals.items()}
+    options = {f"regularizers__{REGULARIZERS[name].weight_key}": 1.0 for name in intervals}
+    options |= {f"regularizers__{name}_interval": interval for name, interval in intervals.items()}
     adam = tiny_trainer(**options).parts.d.optimizer.param_groups[0]
     assert adam["lr"] == pytest.approx(2e-4 * share, rel=1e-12)
     assert adam["betas"] == (pytest.approx(0.5**share, rel=1e-12), pytest.approx(0.999**share, rel=1e-12))
