@@ -20,6 +20,11 @@ from torch import Tensor
 VERSION = 1
 
 
+def folder(cache_dir: str | None) -> Path:
+    """Where caches lie: `cache_dir`, else $RAYGAN_CACHE, else ~/.cache/raygan."""
+    return Path(cache_dir or os.environ.get("RAYGAN_CACHE") or "~/.cache/raygan").expanduser()
+
+
 @contextmanager
 def entry(folder: Path, files: list[Path], settings: dict[str, Any]) -> Iterator["Entry"]:
     """The cache entry of these files under these settings, locked against other processes.

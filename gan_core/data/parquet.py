@@ -3,26 +3,18 @@
 Images are decoded once into a memory-mapped cache of uint8 pixels that all workers of a node share.
 """
 
-import math
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from gan_core.data import _cache
-from gan_core.data._decode import CorruptImageError, Layout, decode, size_of
+from gan_core.data._encoded import LocalPath, Resize, Row, Source, Wanted, decoded
 from gan_core.datatypes import ImageDataset
 
-LocalPath = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
-Resize = Literal["never", "nearest", "box", "bilinear", "bicubic", "lanczos"]
 ROWS_AT_ONCE = 1024
-ROWS_SHOWN = 10
 
 
 def load(
@@ -48,17 +40,9 @@ def load(
     """
     files = _files(Path(path))
     columns = _columns(files, image_column, label_column)
-    settings = {"resolution": resolution, "channels": channels, "resize": resize, "image": image_column, "label": columns.label}
-    folder = Path(cache_dir or os.environ.get("RAYGAN_CACHE") or "~/.cache/raygan").expanduser()
-    with _cache.entry(folder, files, settings) as cache:
-        if not cache.is_complete():
-            layout = _layout(files, columns, resolution, channels, resize)
-            try:
-                _fill(cache, files, columns, layout)
-            except OSError as error:  # a damaged page, a full disk
-                raise ValueError(f"data: {path} could not be decoded into {cache.folder.parent} ({error})") from None
-        manifest, images, labels = cache.read()
-    _require_few_corrupt(path, manifest, max_corrupt_fraction, cache.folder)
+    source = Source(path, files, lambda: _rows(files, columns), labelled=columns.label is not None)
+    wanted = Wanted(resolution, channels, resize, {"image": image_column, "label": columns.label})
+    manifest, images, labels = decoded(source, wanted, max_corrupt_fraction=max_corrupt_fraction, cache_dir=cache_dir)
     classes = int(labels.max()) + 1 if labels is not None else 0
     return ImageDataset(_name(Path(path)), images, labels, manifest["content_hash"], num_classes=classes, source=str(path))
 
@@ -69,14 +53,6 @@ class Columns(NamedTuple):
     image: str
     nested: bool
     label: str | None
-
-
-class Row(NamedTuple):
-    """One row: its file and number (from 0), the encoded image or None, the label (-1 without labels) or None."""
-
-    place: str
-    encoded: bytes | None
-    label: int | None
 
 
 def _name(path: Path) -> str:
@@ -136,52 +112,3 @@ def _rows(files: list[Path], columns: Columns) -> Iterator[list[Row]]:
             labels = batch.column(columns.label).to_pylist() if columns.label else [-1] * len(cells)
             yield [Row(f"{file.name} row {number + i}", *row) for i, row in enumerate(zip(cells, labels, strict=True))]
             number += len(cells)
-
-
-def _layout(files: list[Path], columns: Columns, resolution: int | None, channels: int | None, resize: Resize) -> Layout:
-    """Settings that were left open, read off the first image that can be decoded."""
-    for rows in _rows(files, columns):
-        for row in rows:
-            try:
-                width, height, found_channels = size_of(row.encoded)
-            except CorruptImageError:
-                continue
-            if resolution is None and width != height:
-                raise ValueError(f"{row.place} is {width}x{height}; set data.resolution and data.resize to make images square")
-            return Layout(resolution or width, channels or found_channels, resize)
-    raise ValueError(f"data.path: no image in {files[0]} can be decoded")
-
-
-def _fill(cache: _cache.Entry, files: list[Path], columns: Columns, layout: Layout) -> None:
-    def pixels_of(row: Row) -> np.ndarray[Any, np.dtype[np.uint8]] | str:
-        if columns.label and (row.label is None or row.label < 0):
-            return f"{row.place}: label {row.label}"
-        try:
-            return decode(row.encoded, layout, row.place)
-        except CorruptImageError as error:
-            return f"{row.place}: {error}"
-
-    with cache.writer(layout.channels, layout.resolution) as writer, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for rows in _rows(files, columns):
-            for row, result in zip(rows, pool.map(pixels_of, rows), strict=True):
-                if isinstance(result, str):
-                    writer.drop(result)
-                else:
-                    writer.add(result, row.label if columns.label else None)
-
-
-def _require_few_corrupt(path: str, manifest: dict[str, Any], allowed: float, folder: Path) -> None:
-    corrupt, kept = manifest["corrupt"], manifest["count"]
-    if not corrupt:
-        return
-    fraction = len(corrupt) / (len(corrupt) + kept)
-    shown = "\n  ".join(
-        corrupt[:ROWS_SHOWN]
-        + ([f"and {len(corrupt) - ROWS_SHOWN} more, all in {folder}/manifest.json"] if len(corrupt) > ROWS_SHOWN else [])
-    )
-    report = f"{len(corrupt)} of {len(corrupt) + kept} rows of {path} cannot be used:\n  {shown}"
-    if fraction > allowed or not kept:
-        raise ValueError(
-            f"{report}\nThis is more than data.max_corrupt_fraction={allowed}; repair them, or set it to {math.ceil(fraction * 1e4) / 1e4}"
-        )
-    _cache.warn_once(report)

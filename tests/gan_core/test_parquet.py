@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from gan_core.data import parquet
+from gan_core.data import _encoded, parquet
 from tests.support import noise_images, png, write_parquet
 
 
@@ -129,7 +129,7 @@ def test_the_content_hash_names_content_and_not_its_packing(tmp_path):
 def test_images_are_decoded_once_and_again_when_the_file_changes(tmp_path, monkeypatch):
     path = write_parquet(tmp_path / "a.parquet", [png(value=1)] * 3)
     first = parquet.load(path=str(path))
-    monkeypatch.setattr(parquet, "decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(_encoded, "decode", lambda *_: pytest.fail("decoded again"))
     assert parquet.load(path=str(path)).content_hash == first.content_hash
     monkeypatch.undo()
     write_parquet(tmp_path / "a.parquet", [png(value=2)] * 3)
