@@ -27,7 +27,16 @@ PAPER = {
     "network.generator": {"output": "linear", "hidden_width": 400, "hidden_layers": 2, "norm": "batch"},
     "network.discriminator": {"hidden_width": 200, "hidden_layers": 3, "maxout_pieces": 5},
 }
-GAMES = {"gan": PAPER, **{f"pacgan{m}": {**PAPER, "network.packing": m} for m in (2, 3, 4)}}
+# Ours: non-saturating with a weak R1, no batch norm, no maxout, an averaged generator.
+PLAYERS = ("generator", "discriminator")
+OURS = {
+    "network.generator": {"output": "linear", "hidden_width": 200, "hidden_layers": 3},
+    "network.discriminator": {"hidden_width": 200, "hidden_layers": 3},
+    "regularizers.r1_gamma": 0.005,
+    "ema_halflife_kimg": 100.0,
+    **{f"optimizer.{player}": {"lr": 1e-3, "beta1": 0.0, "beta2": 0.99} for player in PLAYERS},
+}
+GAMES = {"gan": PAPER, **{f"pacgan{m}": {**PAPER, "network.packing": m} for m in (2, 3, 4)}, "r1": OURS}
 POINTS = 2500
 READ_EVERY = 1000
 
@@ -36,7 +45,7 @@ def config(data, game, iterations, batch_size, overrides):
     tree = {
         "data": {"name": DATA[data]},
         "network": {"name": "mlp", "z_dim": 2},
-        "optimizer": {player: {"lr": 1e-4, "beta1": 0.8} for player in ("generator", "discriminator")},
+        "optimizer": {player: {"lr": 1e-4, "beta1": 0.8} for player in PLAYERS},
         "ema_halflife_kimg": None,
         "diagnostics": {"enabled": False, "held_out": 0.0},
     }
