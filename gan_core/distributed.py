@@ -4,7 +4,8 @@ Gradients are averaged here, explicitly, and networks are not wrapped in Distrib
 gradients, silently, when a parameter is reached only through autograd.grad(create_graph=True) (pytorch issue 47562).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,8 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 BUCKET_BYTES = 32 * 2**20
+
+Piece = TypeVar("Piece")
 
 
 def rank() -> int:
@@ -50,6 +53,29 @@ def mean_over_ranks(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         dist.all_reduce(values)
         values = values / world_size()
     return values
+
+
+def sum_over_ranks(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """The sum of `values` over the ranks, the same on each; `values` is left as it was."""
+    if world_size() == 1:
+        return values
+    total = values.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
+def my_part(pieces: Sequence[Piece]) -> Sequence[Piece]:
+    """The pieces of work that are this rank's: every world_size-th one, so that the parts differ by one piece at most."""
+    return pieces[rank() :: world_size()]
+
+
+def any_rank(here: bool, device: torch.device) -> bool:
+    """Whether it is so on any rank; the same answer on all, so that they take the same way."""
+    if world_size() == 1:
+        return here
+    count = torch.tensor(int(here), device=device)
+    dist.all_reduce(count)
+    return bool(count)
 
 
 def gather(shard: Shaped[Tensor, "shard ..."]) -> Shaped[Tensor, "batch ..."]:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from gan_core.config import FREE_ON_RESUME, GanConfig
-from gan_core.schema import explain
+from gan_core.schema import Section, explain
 from gan_core.variants import OWNED
 
 Tree = dict[str, Any]
@@ -18,8 +18,10 @@ Tree = dict[str, Any]
 OPTIONS_OF_NAME: dict[str, frozenset[str] | None] = {
     "data.name": None,
     "network.name": frozenset({"generator", "discriminator"}),
+    "extractor.name": None,
+    "evaluation.extractor.name": None,
 }
-Config = TypeVar("Config", bound=GanConfig)
+Config = TypeVar("Config", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):

@@ -2,16 +2,17 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model, field_validator, model_validator
+from pydantic import ConfigDict, Field, create_model, field_validator, model_validator
 
 from gan_core import registry
 from gan_core.losses import LOSSES
 from gan_core.ratio import StepRatio
 from gan_core.regularizers import REGULARIZERS
-from gan_core.schema import Section
+from gan_core.schema import Section, checked_keywords
 
 Kimg = Annotated[float, Field(gt=0.0)]
 Whole = Annotated[int, Field(gt=0)]
+SUPPLIED_TO_EXTRACTORS = frozenset({"device", "cache_dir"})
 
 
 class LossConfig(Section):
@@ -161,3 +162,38 @@ class DiagnosticsConfig(Section):
     overfitting: Annotated[float, Field(ge=0.0, le=1.0)] | None = 0.3
     divergence: Annotated[float, Field(gt=0.0)] | None = 10_000.0
     patience: Whole = 3
+
+
+class ExtractorConfig(Section):
+    """`name` is a file in gan_core/extractors; the other keys are the keyword arguments of its `build`."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "name" not in given:
+            return given
+        options = {key: value for key, value in given.items() if key != "name"}
+        build = registry.find("gan_core.extractors", str(given["name"])).build
+        return {"name": str(given["name"]), **checked_keywords("extractor", build, options, supplied=SUPPLIED_TO_EXTRACTORS)}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments for the extractor's `build`."""
+        return dict(self.model_extra or {})
+
+
+class EvaluationConfig(Section):
+    """How generators are scored, at `schedule.evaluate_kimg` and at checkpoints.
+
+    `extractor` says what turns images into features: its name is a file in gan_core/extractors, its other keys are that file's options.
+    `metrics` are keys of gan_core.measures.MEASURES. `objective` is the score that decides which checkpoint is the best; a metric
+    that fails is reported and training goes on, unless it is this one. `real_count: null` compares with as many real images as fakes.
+    """
+
+    extractor: ExtractorConfig = ExtractorConfig(name="pixels")
+    metrics: tuple[str, ...] = ("kernel_distance",)
+    objective: str = "kid_pixels"
+    real_count: Annotated[int, Field(gt=1)] | None = None

@@ -8,6 +8,7 @@ from gan_core.registry import suggestion
 
 COMMANDS = {
     "train": "train a GAN through Ray Train, tracked in MLflow",
+    "evaluate": "judge runs, checkpoints, models or folders of images against real images",
     "theory": "check what the textbook says of GANs, and draw it",
 }
 

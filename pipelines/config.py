@@ -2,14 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator
 
-from gan_core.config import FREE_ON_RESUME, GanConfig
+from gan_core.config import FREE_ON_RESUME, DataConfig, GanConfig
 from gan_core.overrides import Tree, differences_that_matter, load
 from gan_core.schema import Section
+from gan_core.sections import ExtractorConfig
 
 CONFIGS = Path(__file__).parent / "configs"
 JOB_FREE_ON_RESUME = (*FREE_ON_RESUME, "ray.", "mlflow.")
@@ -96,3 +97,23 @@ def require_resumable(before: dict[str, str], after: dict[str, str], run: str) -
     if changed:
         lines = "\n  ".join(changed)
         raise ValueError(f"run {run} cannot be resumed with another config; differing keys:\n  {lines}\nUse --from-run for a new run")
+
+
+class EvaluateConfig(Section):
+    """Everything that `raygan evaluate` reads.
+
+    `data` is the real data, by default that which the target was trained on; `split` says which of its images: `train` and `held_out` as
+    training divided them, or `all`. The default is `train` for the target's own data and `all` for other data. `real_count: null` is all
+    of these. `extractor: null` is lenet where the data has labels, else random_conv; `metrics: null` is every metric that can be measured.
+    Scores go to MLflow as `<name>/<score>`.
+    """
+
+    data: DataConfig | None = None
+    split: Literal["train", "held_out", "all"] | None = None
+    extractor: ExtractorConfig | None = None
+    metrics: tuple[str, ...] | None = None
+    fake_count: Annotated[int, Field(gt=1)] = 10_000
+    real_count: Annotated[int, Field(gt=1)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "evaluate"
+    mlflow: MlflowConfig = MlflowConfig()

@@ -27,17 +27,17 @@ def latest_in(folder: Path) -> Path | None:
 
 
 @contextmanager
-def latest(storage_path: str, run_id: str) -> Iterator[Path]:
-    """The newest complete checkpoint of a run, on this machine while the block runs; object stores are copied from.
+def latest(storage_path: str, run_id: str, *, best: bool = False) -> Iterator[Path]:
+    """The newest complete checkpoint of a run, or its best, on this machine while the block runs; object stores are copied from.
 
     Raises:
         ValueError: there is none.
     """
     filesystem, path = _filesystem(storage_path)
     folder = f"{path}/{run_id}"
-    name = _latest_name(filesystem, folder)
+    name = _latest_name(filesystem, folder, BEST if best else PREFIX)
     if name is None:
-        raise ValueError(f"run {run_id} has no checkpoint in {storage_path}")
+        raise ValueError(f"run {run_id} has no {'best ' if best else ''}checkpoint in {storage_path}")
     if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
         yield Path(folder) / name
         return
@@ -72,10 +72,10 @@ def has_checkpoint(storage_path: str, run_id: str) -> bool:
     return _latest_name(filesystem, f"{path}/{run_id}") is not None
 
 
-def _latest_name(filesystem: Any, folder: str) -> str | None:
+def _latest_name(filesystem: Any, folder: str, prefix: str = PREFIX) -> str | None:
     names = [info.base_name for info in filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))]
     name: str
-    for name in sorted((name for name in names if name.startswith(PREFIX)), reverse=True):
+    for name in sorted((name for name in names if name.startswith(prefix)), reverse=True):
         if filesystem.get_file_info(f"{folder}/{name}/{SUMS}").type == pyarrow.fs.FileType.File:
             return name
     return None

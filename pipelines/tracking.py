@@ -155,6 +155,15 @@ def read_config(tracker: Tracker, run_id: str) -> dict[str, Any]:
         return loads(Path(tracker.client.download_artifacts(run_id, CONFIG_FILE, folder)).read_text(), f"config of run {run_id}")
 
 
+def knows(tracker: Tracker, run_id: str) -> bool:
+    """Whether the store has such a run."""
+    try:
+        tracker.client.get_run(run_id)
+    except MlflowException:
+        return False
+    return True
+
+
 def require_continuation(tracker: Tracker, run_id: str, config: JobConfig, dataset: ImageDataset, *, local: bool) -> Tracker:
     """Check that a past run can go on with this data, from this storage; returns the tracker of its experiment.
 

@@ -1,16 +1,23 @@
 """How many modes of a known mixture the generator reaches, by the protocol of VEEGAN (1705.07761) and PacGAN (1712.04086)."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gan_core.datatypes import Mixture
+from gan_core.metrics.class_coverage import reverse_kl
 
 GOOD_WITHIN = 3.0  # standard deviations: Mahalanobis distance of the isotropic mixture
 
 
 def evaluate(fake_images: Float[Tensor, "points 2 1 1"], mixture: Mixture) -> dict[str, float]:
-    """`modes`: how many modes have at least one good point; `good_points`: the share of points that are good, 0 to 1.
+    """`modes`: how many modes have at least one good point; `good_points`: the share of points that are good, 0 to 1;
+    `mode_reverse_kl`: KL(good points' modes || the mixture's, which are even) in nats.
+
+    The last is 0 where all modes are as likely and log(modes) where one has all good points, which is also given where
+    there is none: no points are no better than one mode.
 
     A point is good within GOOD_WITHIN standard deviations of a mode (1712.04086, section 4.1, uses 2,500 points).
     """
@@ -18,4 +25,9 @@ def evaluate(fake_images: Float[Tensor, "points 2 1 1"], mixture: Mixture) -> di
     distances = torch.cdist(points, mixture.centres.to(points))
     nearest = distances.min(1)
     good = nearest.values <= GOOD_WITHIN * mixture.standard_deviation
-    return {"modes": float(len(nearest.indices[good].unique())), "good_points": float(good.double().mean())}
+    counts = torch.bincount(nearest.indices[good], minlength=len(mixture.centres))
+    return {
+        "modes": float((counts > 0).sum()),
+        "good_points": float(good.double().mean()),
+        "mode_reverse_kl": reverse_kl(counts) if bool(good.any()) else math.log(len(counts)),
+    }

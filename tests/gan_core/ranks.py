@@ -9,8 +9,12 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from gan_core import distributed
+from gan_core.data import digits
+from gan_core.judge import Judge, build_extractor, measurable
 from gan_core.losses import LOSSES
+from gan_core.metrics import _neighbours, frechet_distance, kernel_distance
 from gan_core.regularizers import REGULARIZERS
+from gan_core.sections import ExtractorConfig
 from tests.support import tiny_trainer
 
 RATIOS = ["1:1", "3:1", "1:2"]
@@ -114,6 +118,24 @@ def wrapped_gradients(rank, world_size):
     return {"whole": whole, "mine": penalise(DistributedDataParallel(network), real.chunk(world_size)[rank])}
 
 
+def scores(rank, world_size):
+    """All metrics of 299 digits against 400 others, each rank giving its share of the fakes; in small blocks, so that ranks share them."""
+    for module in (_neighbours, frechet_distance, kernel_distance):
+        module.BLOCK = 64
+    dataset, numbers, cpu = digits.load(), torch.arange(1797), torch.device("cpu")
+    found = {}
+    for name in ("pixels", "lenet"):
+        extractor = build_extractor(ExtractorConfig(name=name), dataset, cpu)
+        held_out = numbers[400:500]
+        metrics = measurable(dataset, extractor, held_out=held_out)
+        judge = Judge(dataset, extractor, metrics, real=numbers[:400], held_out=held_out, split="train", seed=0)
+        share = -(-299 // world_size)
+        mine = torch.arange(rank * share, (rank + 1) * share).clamp(max=298) + 600
+        fakes = dataset.batch(mine, cpu, torch.float32, labelled=False).inputs
+        found |= judge.score(fakes.split(100), 299).values
+    return found
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -129,6 +151,7 @@ def as_rank(rank, world_size, port, folder):
     results["batch norm"] = train(DCGAN)
     torch.save(results, f"{folder}/rank{rank}.pt")
     torch.save({name: gradients(options) for name, options in GAMES.items()}, f"{folder}/games{rank}.pt")
+    torch.save(scores(rank, world_size), f"{folder}/scores{rank}.pt")
     torch.save(wrapped_gradients(rank, world_size), f"{folder}/wrapped{rank}.pt")
     dist.destroy_process_group()
 

@@ -1,6 +1,7 @@
 """Two real gloo processes against one. A test of averaged gradients must compare with the undivided batch: ranks that agree with
 each other can still both be wrong."""
 
+import os
 import subprocess
 import sys
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from gan_core import distributed
+from gan_core.metrics import _neighbours, frechet_distance, kernel_distance
 from gan_core.regularizers import REGULARIZERS
-from tests.gan_core.ranks import CASES, GAMES, OBJECTIVES, free_port, gradients, train
+from tests.gan_core.ranks import CASES, GAMES, OBJECTIVES, free_port, gradients, scores, train
 
 TIMED = ("progress/images_per_second", "progress/device_seconds", "progress/diagnostics_share")
 
@@ -18,15 +20,15 @@ TIMED = ("progress/images_per_second", "progress/device_seconds", "progress/diag
 def two_ranks(tmp_path_factory):
     folder, port = tmp_path_factory.mktemp("ranks"), free_port()
     command = [sys.executable, "-m", "tests.gan_core.ranks"]
-    processes = [subprocess.Popen([*command, str(rank), "2", str(port), str(folder)]) for rank in range(2)]
+    environment = {**os.environ, "RAYGAN_CACHE": str(folder / "cache")}
+    processes = [subprocess.Popen([*command, str(rank), "2", str(port), str(folder)], env=environment) for rank in range(2)]
     try:
         assert [process.wait(timeout=240) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
-    return {
-        what: [torch.load(folder / f"{what}{rank}.pt", weights_only=True) for rank in range(2)] for what in ("rank", "games", "wrapped")
-    }
+    kinds = ("rank", "games", "scores", "wrapped")
+    return {kind: [torch.load(folder / f"{kind}{rank}.pt", weights_only=True) for rank in range(2)] for kind in kinds}
 
 
 def leaves(value, key=""):
@@ -113,3 +115,13 @@ def test_buckets_keep_order_and_never_mix_types(monkeypatch):
     buckets = list(distributed._buckets(tensors))
     assert [len(bucket) for bucket in buckets] == [2, 1, 1, 1, 1]
     assert [id(tensor) for bucket in buckets for tensor in bucket] == [id(tensor) for tensor in tensors]
+
+
+def test_two_ranks_score_as_one(two_ranks, monkeypatch, tmp_path):
+    monkeypatch.setenv("RAYGAN_CACHE", str(tmp_path))
+    for module in (_neighbours, frechet_distance, kernel_distance):
+        monkeypatch.setattr(module, "BLOCK", 64)
+    one = scores(0, 1)
+    assert {"fd_pixels", "kid_lenet", "score", "memorisation_pixels", "duplicates_lenet", "classifier_score_lenet"} <= one.keys()
+    for found in two_ranks["scores"]:
+        assert found == pytest.approx(one, rel=1e-9, abs=1e-12)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.metric_kid import kid_features_to_metric
 
 from gan_core.metrics import kernel_distance
 
@@ -39,3 +40,73 @@ def test_a_collapsed_generator_is_far_from_diverse_data():
     diverse, collapsed = torch.rand(200, 1, 4, 4) * 2 - 1, real[:1].expand(200, -1, -1, -1)
     near, far = (kernel_distance.evaluate(real, fake)["kid_pixels"] for fake in (diverse, collapsed))
     assert far > 10 * abs(near)
+
+
+def normal(count, dimensions, source):
+    return torch.randn(count, dimensions, generator=source, dtype=torch.float64)
+
+
+def jackknife_by_the_book(real, fake):
+    """Leave each sample out and take the distance again."""
+    variance = 0.0
+    for side, features in enumerate((real, fake)):
+        values = []
+        for left_out in range(len(features)):
+            sides = [real, fake]
+            sides[side] = torch.cat([features[:left_out], features[left_out + 1 :]])
+            values.append(kernel_distance.evaluate(*sides)["kid_pixels"])
+        variance += (len(values) - 1) * np.var(values)
+    return np.sqrt(variance)
+
+
+@pytest.mark.parametrize("block", [4, 4096])
+def test_the_error_is_that_of_leaving_each_sample_out(monkeypatch, block):
+    monkeypatch.setattr(kernel_distance, "BLOCK", block)
+    source = torch.Generator().manual_seed(1)
+    real, fake = normal(13, 4, source), normal(9, 4, source) + 0.3
+    assert kernel_distance.evaluate(real, fake)["kid_pixels_error"] == pytest.approx(jackknife_by_the_book(real, fake), rel=1e-9)
+
+
+def draws(shift, counts, repeats=400):
+    source = torch.Generator().manual_seed(2)
+    found = [
+        kernel_distance.evaluate(normal(counts[0], 3, source), normal(counts[1], 3, source) + shift, extractor="lenet")
+        for _ in range(repeats)
+    ]
+    return (np.array([values[key] for values in found]) for key in ("kid_lenet", "kid_lenet_error"))
+
+
+@pytest.mark.parametrize("counts", [(150, 150), (100, 250)])
+def test_the_error_is_the_spread_over_repeated_draws_where_the_distributions_differ(counts):
+    """In 400 draws the spread itself is known to 4 %."""
+    values, errors = draws(0.7, counts)
+    assert np.sqrt(np.mean(errors**2)) == pytest.approx(values.std(), rel=0.12)
+    near, _ = draws(0.7, (400, 400), repeats=40)
+    assert values.mean() == pytest.approx(near.mean(), abs=4 * np.hypot(values.std() / 20, near.std() / np.sqrt(40)))
+
+
+def test_the_error_is_too_large_by_the_root_of_two_where_the_distributions_are_equal():
+    values, errors = draws(0.0, (100, 100), repeats=600)
+    assert np.sqrt(np.mean(errors**2)) / values.std() == pytest.approx(np.sqrt(2), rel=0.12)
+    assert abs(values.mean()) < 3.5 * values.std() / np.sqrt(600)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_agrees_with_torch_fidelity_on_one_subset_of_full_size(dtype):
+    source = torch.Generator().manual_seed(3)
+    real, fake = normal(500, 16, source).to(dtype), (normal(500, 16, source) * 1.2 + 0.1).to(dtype)
+    expected = kid_features_to_metric(real.double(), fake.double(), kid_subsets=1, kid_subset_size=500, verbose=False, rng_seed=0)[
+        "kernel_inception_distance_mean"
+    ]
+    assert kernel_distance.evaluate(real, fake)["kid_pixels"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_same_tensor_on_both_sides_is_two_sets():
+    features = normal(20, 3, torch.Generator().manual_seed(4))
+    assert kernel_distance.evaluate(features, features) == pytest.approx(kernel_distance.evaluate(features, features.clone()), rel=1e-12)
+
+
+def test_two_samples_have_a_distance_but_no_error():
+    source = torch.Generator().manual_seed(5)
+    real, fake = normal(2, 3, source), normal(2, 3, source)
+    assert kernel_distance.evaluate(real, fake) == {"kid_pixels": pytest.approx(by_the_book(real, fake), rel=1e-10)}

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -17,7 +19,15 @@ def test_all_modes_of_the_data_are_found_and_nearly_all_points_are_good():
 def test_a_mode_counts_with_one_good_point_and_a_point_beyond_three_deviations_does_not():
     mixture = grid2d.load(count=10).mixture
     points = torch.tensor([[4.0, 4.0], [4.0, 4.149], [-4.0, 0.151], [0.0, 1.0]]).view(4, 2, 1, 1)
-    assert mode_coverage.evaluate(points, mixture) == {"modes": 1.0, "good_points": 0.5}
+    found = mode_coverage.evaluate(points, mixture)
+    assert found == {"modes": 1.0, "good_points": 0.5, "mode_reverse_kl": pytest.approx(math.log(25))}
+
+
+def test_the_reverse_divergence_is_that_of_the_good_points_alone():
+    mixture = grid2d.load(count=10).mixture
+    points = torch.tensor([[4.0, 4.0], [4.0, 4.0], [4.0, 4.0], [-4.0, 0.0], [0.0, 1.0]]).view(5, 2, 1, 1)
+    expected = 0.75 * math.log(0.75 * 25) + 0.25 * math.log(0.25 * 25)
+    assert mode_coverage.evaluate(points, mixture)["mode_reverse_kl"] == pytest.approx(expected)
 
 
 def test_the_grid_is_that_of_pacgan():

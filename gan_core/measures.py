@@ -1,0 +1,134 @@
+"""Every metric that a generator can be scored by, in one table: what it reads, how it is called, and which direction is better."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gan_core.datatypes import Mixture
+from gan_core.metrics import (
+    birthday_paradox,
+    class_coverage,
+    classifier_score,
+    density_coverage,
+    frechet_distance,
+    kernel_distance,
+    memorisation,
+    mode_coverage,
+    precision_recall,
+    score,
+)
+from gan_core.metrics._neighbours import Manifold, manifold
+
+Better = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What metrics read, by one extractor. Probabilities are None where it has no classes, `held_out` without such images."""
+
+    extractor: str
+    real: Float[Tensor, "real dimensions"]
+    fake: Float[Tensor, "fake dimensions"]
+    real_probabilities: Float[Tensor, "real classes"] | None = None
+    fake_probabilities: Float[Tensor, "fake classes"] | None = None
+    held_out: Float[Tensor, "held_out dimensions"] | None = None
+    mixture: Mixture | None = None
+
+    @cached_property
+    def manifold(self) -> Manifold:
+        """Neighbours of all images, found in one pass for all metrics that need them."""
+        return manifold(self.real, self.fake)
+
+
+class Measure(NamedTuple):
+    """`run` gives the scores; `needs` are attributes of the evidence that may be absent; `better` says which scores there are.
+
+    Names of scores end in the extractor's, but for those in `plain`.
+    """
+
+    run: Callable[[Evidence], dict[str, float]]
+    better: dict[str, Better | None]
+    needs: tuple[str, ...] = ()
+    plain: bool = False
+
+
+def _frechet(evidence: Evidence) -> dict[str, float]:
+    frechet_distance.require_enough(min(len(evidence.real), len(evidence.fake)), evidence.real.shape[1])
+    return frechet_distance.evaluate(evidence.real, evidence.fake, extractor=evidence.extractor)
+
+
+def _precision(evidence: Evidence) -> dict[str, float]:
+    return precision_recall.evaluate(evidence.real, evidence.fake, extractor=evidence.extractor, found=evidence.manifold)
+
+
+def _coverage(evidence: Evidence) -> dict[str, float]:
+    return density_coverage.evaluate(evidence.real, evidence.fake, extractor=evidence.extractor, found=evidence.manifold)
+
+
+def _score(evidence: Evidence) -> dict[str, float]:
+    found, of = {**_precision(evidence), **_coverage(evidence)}, evidence.extractor
+    return score.evaluate(
+        precision=found[f"precision_{of}"],
+        coverage=found[f"coverage_{of}"],
+        precision_error=found[f"precision_{of}_error"],
+        coverage_error=found[f"coverage_{of}_error"],
+    )
+
+
+def _classes(evidence: Evidence) -> dict[str, float]:
+    assert evidence.fake_probabilities is not None
+    assert evidence.real_probabilities is not None
+    classes = evidence.fake_probabilities.shape[1]
+    frequencies = evidence.real_probabilities.argmax(1).bincount(minlength=classes)
+    return class_coverage.evaluate(
+        evidence.fake_probabilities.argmax(1), num_classes=classes, extractor=evidence.extractor, real_frequencies=frequencies
+    )
+
+
+def _classifier(evidence: Evidence) -> dict[str, float]:
+    assert evidence.fake_probabilities is not None
+    return classifier_score.evaluate(evidence.fake_probabilities, extractor=evidence.extractor)
+
+
+def _memorisation(evidence: Evidence) -> dict[str, float]:
+    assert evidence.held_out is not None
+    return memorisation.evaluate(evidence.real, evidence.held_out, evidence.fake, extractor=evidence.extractor)
+
+
+def _modes(evidence: Evidence) -> dict[str, float]:
+    assert evidence.mixture is not None
+    return mode_coverage.evaluate(evidence.fake.unflatten(1, (2, 1, 1)), evidence.mixture)
+
+
+MEASURES: dict[str, Measure] = {
+    "frechet_distance": Measure(_frechet, {"fd": "lower"}),
+    "kernel_distance": Measure(
+        lambda evidence: kernel_distance.evaluate(evidence.real, evidence.fake, extractor=evidence.extractor), {"kid": "lower"}
+    ),
+    "precision_recall": Measure(_precision, {"precision": "higher", "recall": "higher"}),
+    "density_coverage": Measure(_coverage, {"density": None, "coverage": "higher"}),
+    "score": Measure(_score, {"score": "higher"}, plain=True),
+    "classifier_score": Measure(_classifier, {"classifier_score": "higher"}, needs=("fake_probabilities",)),
+    "class_coverage": Measure(_classes, {"modes": "higher", "reverse_kl": "lower"}, needs=("fake_probabilities",)),
+    "memorisation": Measure(_memorisation, {"memorisation": None, "copies": "lower"}, needs=("held_out",)),
+    "birthday_paradox": Measure(
+        lambda evidence: birthday_paradox.evaluate(evidence.real, evidence.fake, extractor=evidence.extractor),
+        {"duplicates": "lower", "support": "higher"},
+    ),
+    "mode_coverage": Measure(
+        _modes, {"modes": "higher", "good_points": "higher", "mode_reverse_kl": "lower"}, needs=("mixture",), plain=True
+    ),
+}
+
+
+def scores_of(metrics: tuple[str, ...], extractor: str) -> dict[str, Better | None]:
+    """The names of the scores that these metrics give by this extractor, with the direction that is better."""
+    return {
+        name if MEASURES[metric].plain else f"{name}_{extractor}": better
+        for metric in metrics
+        for name, better in MEASURES[metric].better.items()
+    }
