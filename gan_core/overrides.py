@@ -19,7 +19,6 @@ OPTIONS_OF_NAME: dict[str, frozenset[str] | None] = {
     "data.name": None,
     "network.name": frozenset({"generator", "discriminator"}),
     "extractor.name": None,
-    "evaluation.extractor.name": None,
 }
 Config = TypeVar("Config", bound=Section)
 

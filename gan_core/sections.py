@@ -183,17 +183,3 @@ class ExtractorConfig(Section):
     def options(self) -> dict[str, Any]:
         """The keyword arguments for the extractor's `build`."""
         return dict(self.model_extra or {})
-
-
-class EvaluationConfig(Section):
-    """How generators are scored, at `schedule.evaluate_kimg` and at checkpoints.
-
-    `extractor` says what turns images into features: its name is a file in gan_core/extractors, its other keys are that file's options.
-    `metrics` are keys of gan_core.measures.MEASURES. `objective` is the score that decides which checkpoint is the best; a metric
-    that fails is reported and training goes on, unless it is this one. `real_count: null` compares with as many real images as fakes.
-    """
-
-    extractor: ExtractorConfig = ExtractorConfig(name="pixels")
-    metrics: tuple[str, ...] = ("kernel_distance",)
-    objective: str = "kid_pixels"
-    real_count: Annotated[int, Field(gt=1)] | None = None
