@@ -190,14 +190,15 @@ def _shared_moments(rows: Tensor) -> Moments:
 
 
 def _moments(rows: Tensor, parts: Sequence[slice]) -> Moments:
-    width = rows.shape[1]
+    """Seen from the first sample, so that a mean that is large against the spread rounds nothing."""
+    width, origin = rows.shape[1], rows[0].double()
     total = Moments(0, *(rows.new_zeros(shape, dtype=torch.float64) for shape in ((width,), (width, width))))
     for part in parts:
-        block = rows[part].double()
+        block = rows[part].double() - origin
         mean = block.mean(0)
-        block -= mean
+        block = block - mean
         total = total.merged(Moments(len(block), mean, block.T @ block))
-    return total
+    return Moments(total.count, total.mean + origin, total.scatter)
 
 
 def _checked(name: str, side: Tensor | Moments) -> Moments:

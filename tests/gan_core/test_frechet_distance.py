@@ -149,3 +149,12 @@ def test_fewer_samples_than_dimensions_can_be_refused():
     require_enough(2048, 2048)
     with pytest.raises(ValueError, match=r"2047 samples of 2048 feature dimensions give a singular covariance; use at least 2048"):
         require_enough(2047, 2048)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_features_given_stay_as_they_were(dtype):
+    real, fake = normal(50, 4, 0, dtype), normal(50, 4, 1, dtype) + 1.0
+    before = real.clone(), fake.clone()
+    evaluate(real, fake)
+    assert torch.equal(real, before[0])
+    assert torch.equal(fake, before[1])
