@@ -157,6 +157,7 @@ def _summary(ride: Ride, outcome: Outcome, model: str, clock: "Stopwatch") -> st
         *(
             f"{key.removeprefix('quality/'):12} {first[key]:.4f} before, {value:.4f} after; best {best.get(key, value):.4f}"
             for key, value in last.items()
+            if not key.endswith("_error")
         ),
         f"start-up     {clock.text()}",
         f"peak memory  {', '.join(f'{peak / 1e6:.0f} MB' for peak in outcome['peak_memory_bytes'])} (by worker)",

@@ -95,6 +95,7 @@ def test_the_terminal_says_where_everything_is(finished, folder):
     samples = next(line.split()[1] for line in out.splitlines() if line.startswith("samples"))
     assert (folder / samples).is_file()
     assert "kid_pixels" in out
+    assert "_error" not in out
     assert "3.2/3.2 kimg" in err
     assert "Traceback" not in err
     assert "Warning" not in err
