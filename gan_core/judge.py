@@ -61,10 +61,6 @@ class Judge:
         self._features: dict[str, Features] = {}
         _require_measurable(self)
 
-    @property
-    def real_count(self) -> int:
-        return len(self.real)
-
     def score(self, fakes: Iterable[Float[Tensor, "_ C H W"]], count: int) -> Scores:
         """Judge `count` fake images; `fakes` gives this rank's share of them in batches, ranks in order, the last padded.
 
