@@ -68,7 +68,8 @@ def side_by_side(settings, seeds):
         g = Generator(seeds, z_dim=network.z_dim, **options)
         d = Discriminator(seeds, packing=network.packing, **{k: v for k, v in network.discriminator.items() if k != "dropout"})
     load = registry.find("gan_core.data", settings.data.name).load
-    sets = [load(**{**settings.data.options, "seed": seed}) for seed in range(seeds)]
+    first = settings.seed * seeds  # so that runs with other seeds share no data set
+    sets = [load(**{**settings.data.options, "seed": first + index}) for index in range(seeds)]
     points = torch.cat([data.images for data in sets], dim=1)
     parts = trainer.parts
     trainer.parts = parts._replace(
