@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from gan_core import registry
 from gan_core.losses import LOSSES
 from gan_core.ratio import StepRatio
-from gan_core.schema import Section, checked_keywords
+from gan_core.schema import Section, checked_keywords, keyword_schema
 from gan_core.sections import (
     DiagnosticsConfig,
     Kimg,
@@ -75,6 +75,11 @@ class NetworkConfig(Section):
             return given
         module = registry.find("gan_core.networks", str(given["name"]))
         completed = dict(given)
+        for key in given.keys() - cls.model_fields.keys():
+            players = [player for player in ("generator", "discriminator") if key in keyword_schema(getattr(module, player)).model_fields]
+            if players:
+                meant = " or ".join(f"network.{player}.{key}" for player in players)
+                raise ValueError(f"unknown key 'network.{key}'; did you mean {meant}?")
         for player, supplied in (("generator", SUPPLIED_BY_DATA | {"z_dim"}), ("discriminator", SUPPLIED_BY_DATA)):
             options = given.get(player) or {}
             if not isinstance(options, dict):

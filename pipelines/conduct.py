@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from gan_core.datatypes import ImageDataset
 from pipelines import export, storage, tracking
 from pipelines.config import JobConfig
-from pipelines.plan import FAILED, INTERRUPTED, USAGE, Plan
+from pipelines.plan import FAILED, INTERRUPTED, USAGE, Plan, Ready
 from pipelines.progress import Progress
 from pipelines.tracking import Tracker
 from pipelines.worker import SAMPLES, Job, Outcome
@@ -34,9 +34,9 @@ class Ride(NamedTuple):
 Launcher = Callable[[Job, JobConfig, Progress], Outcome]
 
 
-def run(plan: Plan, dataset: ImageDataset, *, local: bool) -> int:
+def run(plan: Plan, ready: Ready, *, local: bool) -> int:
     """Train as planned; returns the exit status."""
-    config, clock = plan.config, Stopwatch()
+    config, dataset, clock = plan.config, ready.dataset, Stopwatch()
     with ExitStack() as stack:
         try:
             tracker = tracking.connect(config.mlflow.tracking_uri, config.mlflow.experiment)
@@ -49,7 +49,7 @@ def run(plan: Plan, dataset: ImageDataset, *, local: bool) -> int:
                 run_id = plan.resume
                 tracking.reopen_run(tracker, run_id, config, plan.before)
             else:
-                run_id = tracking.create_run(tracker, config, dataset, plan.name)
+                run_id = tracking.create_run(tracker, config, dataset, plan.name, ready.cautions)
             clock.lap("mlflow_run")
         except (ValueError, ConnectionError, OSError, MlflowException) as error:
             print(f"raygan train: {error}", file=sys.stderr)
@@ -148,12 +148,12 @@ def _end(tracker: Tracker, run_id: str, status: str, error: str = "") -> None:
 def _summary(ride: Ride, outcome: Outcome, model: str, clock: "Stopwatch") -> str:
     config, tracker, run_id = ride.plan.config, ride.tracker, ride.run_id
     first, last, best = outcome["first_scores"], outcome["last_scores"], outcome["best"]
-    folder = f"{config.ray.storage_path}/{run_id}"
-    ui = "" if tracker.uri.startswith("http") else "   (after: make ui)"
+    folder, ranks = f"{config.ray.storage_path}/{run_id}", len(outcome["peak_memory_bytes"])
+    workers = f"for each of {ranks} workers" if ranks > 1 else "with one worker"
     lines = [
         f"\ntrained {outcome['images_seen'] / 1000:.1f} kimg: {outcome['d_steps']} discriminator steps, {outcome['g_steps']} generator "
         f"steps, {outcome['device_seconds']:.0f} device seconds, {outcome['images_seen'] / outcome['device_seconds']:.0f} images/s "
-        f"for each of {len(outcome['peak_memory_bytes'])} workers",
+        f"{workers}",
         *(
             f"{key.removeprefix('quality/'):12} {first[key]:.4f} before, {value:.4f} after; best {best.get(key, value):.4f}"
             for key, value in last.items()
@@ -164,7 +164,7 @@ def _summary(ride: Ride, outcome: Outcome, model: str, clock: "Stopwatch") -> st
         f"samples      {folder}/{storage.checkpoint_name(outcome['images_seen'])}/{SAMPLES}",
         f"checkpoints  {folder}",
         f"model        {model}",
-        f"run          {tracker.page(run_id)}{ui}",
+        f"run          {tracker.page(run_id)}{tracker.hint}",
     ]
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from gan_core.config import FREE_ON_RESUME, DataConfig, GanConfig
 from gan_core.overrides import Tree, differences_that_matter, load
+from gan_core.registry import suggestion
 from gan_core.schema import Section
 from gan_core.sections import ExtractorConfig
 
@@ -83,7 +84,8 @@ def load_named(config: str) -> Tree:
     if not Path(config).is_file() and bundled.is_file():
         return load(bundled)
     if not Path(config).is_file():
-        raise ValueError(f"no config file at '{config}'; give a path to a YAML file, or one of: {', '.join(packaged())}")
+        near = suggestion(config, packaged())
+        raise ValueError(f"no config file at '{config}'{near}; give a path to a YAML file, or one of: {', '.join(packaged())}")
     return load(config)
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from gan_core.building import build_networks, load_dataset, require_fitting
+from gan_core.cautions import cautions
 from gan_core.datatypes import ImageDataset
 from gan_core.overrides import Tree, flatten, merge, parse, validate
 from pipelines import environment, storage
@@ -62,8 +63,15 @@ def _stored_config(run: str, tracking_uri: str | None) -> Tree:
     return tracking.read_config(tracking.reach(tracking_uri), run)
 
 
-def check(config: JobConfig, *, local: bool) -> ImageDataset:
-    """Everything that can be known to be wrong before anything starts; returns the data set.
+class Ready(NamedTuple):
+    """A config that was found to fit: its data set, and sentences about settings that were probably not meant."""
+
+    dataset: ImageDataset
+    cautions: list[str]
+
+
+def check(config: JobConfig, *, local: bool) -> Ready:
+    """Everything that can be known to be wrong before anything starts.
 
     Raises:
         ValueError: workers, data, networks or storage do not fit.
@@ -81,7 +89,7 @@ def check(config: JobConfig, *, local: bool) -> ImageDataset:
     dataset = load_dataset(config.gan())
     _, discriminator = build_networks(config.gan(), dataset)
     require_fitting(config.gan(), dataset, discriminator)
-    return dataset
+    return Ready(dataset, cautions(config.gan(), discriminator))
 
 
 def _require_lasting_places(config: JobConfig) -> None:

@@ -25,10 +25,22 @@ from pydantic import ValidationError
 from gan_core.registry import require_choice
 from gan_core.schema import explain
 from gan_core.theory import bounds, dirac, game, saturation, stability
+from gan_core.theory.check import DIFFERS
 from pipelines import environment, theory_plots, tracking
 from pipelines.config import MlflowConfig
 from pipelines.plan import FAILED, INTERRUPTED, USAGE
-from pipelines.theory_report import Findings, as_csv, as_text, check_rows, document, eigenvalue_rows, verdict_rows
+from pipelines.theory_report import (
+    Findings,
+    as_csv,
+    as_text,
+    check_rows,
+    count,
+    departures,
+    document,
+    eigenvalue_rows,
+    legend_rows,
+    verdict_rows,
+)
 from pipelines.tracking import Tracker
 
 EXPERIMENT = "raygan-theory"
@@ -112,19 +124,27 @@ def _run(job: Job) -> int:
         print(f"{time.monotonic() - begun:.0f} s", flush=True)
     seconds = time.monotonic() - started
     checks = [check for found in findings for check in found.checks]
-    failed = [check for check in checks if not check.holds]
-    summary = f"{len(checks) - len(failed)} of {len(checks)} checks hold, computed in {seconds:.0f} s"
+    failed = [check for check in checks if not check.passes]
+    summary = f"{count(checks)}; computed in {seconds:.0f} s"
     (job.folder / REPORT).write_text(document(findings, summary))
     (job.folder / CHECKS).write_text(as_csv(checks))
     for found in findings:
-        print(f"\n{found.title}\n\n{as_text(check_rows(found.checks))}")
+        print("\n".join(["", found.title, "", as_text(check_rows(found.checks)), *departures(found.checks)]))
         for title, rows in found.tables.items():
             print(f"\n{title}\n\n{as_text(rows)}")
-    _deliver(job, findings, {"theory/checks": len(checks), "theory/failed": len(failed), "theory/seconds": seconds})
+    _deliver(
+        job,
+        findings,
+        {
+            "theory/checks": len(checks),
+            "theory/failed": len(failed),
+            "theory/differing": sum(check.verdict == DIFFERS for check in checks),
+            "theory/seconds": seconds,
+        },
+    )
     job.tracker.client.set_tag(job.run_id, "raygan.theory", summary)
     job.tracker.client.set_terminated(job.run_id, "FAILED" if failed else "FINISHED")
-    ui = "" if job.tracker.uri.startswith("http") else "   (after: make ui)"
-    print(f"\n{summary}\n{'report':12} {job.folder / REPORT}\n{'run':12} {job.tracker.page(job.run_id)}{ui}")
+    print(f"\n{summary}\n{'report':12} {job.folder / REPORT}\n{'run':12} {job.tracker.page(job.run_id)}{job.tracker.hint}")
     for check in failed:
         print(f"raygan theory: fails: {check.name}: {check.claim}", file=sys.stderr)
     return FAILED if failed else 0
@@ -161,7 +181,7 @@ def _bounds(folder: Path) -> Findings:
 def _dirac(folder: Path) -> Findings:
     verdicts, picture = dirac.verdicts(gamma=stability.GAMMA), folder / "dirac.png"
     theory_plots.draw_dirac(verdicts, picture)
-    tables = {"Which game converges near (0, 0); one that leaves is not at rest there": verdict_rows(verdicts)}
+    tables = {"What becomes of a game near (0, 0)": verdict_rows(verdicts), "What the words mean": legend_rows()}
     return Findings(
         "The Dirac-GAN (1801.04406)", stability.checks(verdicts), picture, tables, {}, {"Eigenvalues": eigenvalue_rows(verdicts)}
     )

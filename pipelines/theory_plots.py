@@ -12,7 +12,7 @@ from gan_core.divergences import DIVERGENCES
 from gan_core.losses import LOSSES
 from gan_core.theory import bounds, game, saturation
 from gan_core.theory.densities import PAIRS, Quadrature, quadrature
-from gan_core.theory.dirac import Verdict
+from gan_core.theory.dirac import Verdict, fate
 
 DATA, GENERATOR, DISCRIMINATOR, THEORY = "black", "#1a9850", "#2166ac", "#9ecae1"  # the colours of 1406.2661, figure 1
 SERIES = ("#2166ac", "#d95f02", "#1b9e77", "#7570b3")
@@ -35,7 +35,11 @@ def draw_game(played: game.Played, path: Path) -> None:
         _mapping(lower, look)
     handles, labels = _legend_of(figure.axes)
     figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.955), ncols=5, frameon=False, fontsize=11)
-    figure.suptitle("A generator of Gaussians learns N(1, 0.6²); below the axis, z and where G(z) = a z + b sends it", y=0.985, fontsize=14)
+    figure.suptitle(
+        "A generator of Gaussians learns N(1, 0.6²) by the non-saturating loss; below the axis, z and where G(z) = a z + b sends it",
+        y=0.985,
+        fontsize=14,
+    )
     _save(figure, path)
 
 
@@ -49,7 +53,9 @@ def _densities_and_discriminator(axes: Axes, look: game.Look, *, first: bool, la
     judgement = axes.twinx()
     judgement.plot(where.points, look.optimal, color=THEORY, linewidth=5.0, label="p / (p + q)")
     judgement.plot(where.points, look.trained, color=DISCRIMINATOR, linestyle="--", linewidth=1.8, label="D(x), trained to its optimum")
-    judgement.fill_between(where.points, 0.0, 1.15, where=~where.region, color="0.93", zorder=0, label="p + q below 1 % of its peak")
+    judgement.fill_between(
+        where.points, 0.0, 1.15, where=~where.region, color="0.93", zorder=0, label="not compared: p + q below 1 % of its peak"
+    )
     judgement.set(ylim=(0.0, 1.15), yticks=(0.0, 0.5, 1.0))
     judgement.tick_params(colors=DISCRIMINATOR)
     if last:
@@ -59,7 +65,7 @@ def _densities_and_discriminator(axes: Axes, look: game.Look, *, first: bool, la
     axes.patch.set_visible(False)
     axes.set_title(
         f"{look.g_steps} steps of G: q = N({_signed(look.mean)}, {look.deviation:.2f}²)\n"
-        f"largest |D $-$ p/(p+q)| {look.error:.4f};  V {_signed(look.value, 4)}, theory {_signed(look.best_value, 4)}",
+        f"|D $-$ p/(p+q)| at most {look.error:.4f};  V {_signed(look.value, 4)}, theory {_signed(look.best_value, 4)}",
         fontsize=10,
     )
 
@@ -85,7 +91,10 @@ def draw_bounds(reached: Sequence[bounds.Reached], path: Path) -> None:
     pairs = list(dict.fromkeys(each.pair for each in reached))
     figure = Figure(figsize=(15, 8.4), layout="constrained")
     axes = figure.subplots(2, len(pairs), squeeze=False, height_ratios=(2, 3))
-    figure.suptitle("The bound that a trained discriminator reaches stays below the divergence, and close to it", fontsize=14)
+    figure.suptitle(
+        "The bound that a discriminator trained by each loss reaches: below the divergence and close to it (f_gan counts from $-$log 4)",
+        fontsize=14,
+    )
     losses = list(dict.fromkeys(each.loss for each in reached))
     for column, pair in enumerate(pairs):
         upper, lower = axes[0, column], axes[1, column]
@@ -113,11 +122,11 @@ def _missed(axes: Axes, reached: list[bounds.Reached], losses: list[str], *, nam
         xscale="log",
         xlim=(smallest, largest * 1e4),
         ylim=(len(losses) - 0.4, -1.2),
-        xlabel="missed by the trained D, % of D_f(p||q) $-$ D_f(p||p)",
+        xlabel="% of the divergence that the trained D misses",
     )
     axes.set_xticks((1e-4, 1e-3, 1e-2, 1e-1, 1.0), ("0.0001", "", "0.01", "", "1"))
     axes.set_xticks((), minor=True)
-    labels = ["2014 game\n(jensen_shannon)" if loss == "non_saturating" else loss for loss in losses]
+    labels = ["non_saturating\n(bounds the JSD)" if loss == "non_saturating" else loss for loss in losses]
     axes.set_yticks(range(len(losses)), labels if names else [""] * len(losses))
 
 
@@ -151,21 +160,20 @@ def _trajectory(axes: Axes, verdict: Verdict) -> None:
     axes.plot(theta[0], psi[0], marker="o", color=GENERATOR, markersize=7.0, linestyle="none", label="start")
     axes.plot(theta[-1], psi[-1], marker="s", color="#b2182b", markersize=7.0, linestyle="none", label="end")
     axes.margins(0.12)
-    verdict_in_words = "converges" if verdict.converges else "does not converge"
+    eigenvalues = eigenvalues_in_words(verdict) if verdict.stationary else "so that its eigenvalues decide nothing"
     axes.set_title(
-        f"{verdict.loss}, {verdict.penalty}: {verdict_in_words}\n{eigenvalues_in_words(verdict)}",
+        f"{verdict.loss}, {verdict.penalty}: {fate(verdict)}\n{eigenvalues}",
         fontsize=10.5,
         color=GENERATOR if verdict.converges else "#b2182b",
     )
 
 
 def eigenvalues_in_words(verdict: Verdict) -> str:
-    """Such as `-0.50 ± 0.87i`, with a remark where the equilibrium is none."""
+    """Such as `-0.50 ± 0.87i`."""
     first, second = verdict.eigenvalues
-    remark = "" if verdict.stationary else " (not at rest at 0)"
     if abs(first.imag) > 5e-4:
-        return f"λ = {_signed(first.real)} ± {abs(first.imag):.2f}i{remark}"
-    return f"λ = {_signed(first.real)}, {_signed(second.real)}{remark}"
+        return f"λ = {_signed(first.real)} ± {abs(first.imag):.2f}i"
+    return f"λ = {_signed(first.real)}, {_signed(second.real)}"
 
 
 def _signed(number: float, digits: int = 2) -> str:
@@ -175,46 +183,57 @@ def _signed(number: float, digits: int = 2) -> str:
 
 def draw_saturation(result: saturation.Confident, path: Path) -> None:
     """Slopes by the logit for logistic and f-GAN losses, and what is left for the generator while D is trained."""
-    figure = Figure(figsize=(16, 5.4), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
+    figure = Figure(figsize=(13.5, 10.5), layout="constrained")
+    (logistic, learning), (exact, alternative) = figure.subplots(2, 2)
+    _logistic_slopes(logistic)
+    _gradients_left(learning, result)
+    _f_gan_slopes(exact, "exact")
+    _f_gan_slopes(alternative, "alternative")
+    figure.suptitle("What is left of the generator's gradient as the discriminator grows sure", fontsize=14)
+    _save(figure, path)
+
+
+def _logistic_slopes(axes: Axes) -> None:
     logits = saturation.LOGITS
     for name, color in zip(saturation.OBJECTIVES, SERIES, strict=False):
-        left.plot(logits.sigmoid(), saturation.slopes(LOSSES[name].generator, logits).abs(), color=color, linewidth=2.2, label=name)
-    left.set(xlabel="D(G(z)), how real the fake looks", ylabel="|dL / dlogit|", xlim=(0.0, 1.0), ylim=(0.0, 1.05))
-    left.set_title("D sure of a fake is at the left: minimax has no slope there", fontsize=11)
-    left.legend(frameon=False, loc="center right")
+        axes.plot(logits.sigmoid(), saturation.slopes(LOSSES[name].generator, logits).abs(), color=color, linewidth=2.2, label=name)
+    axes.set(xlabel="D(G(z)), how real the fake looks", ylabel="|dL / dlogit|", xlim=(0.0, 1.0), ylim=(0.0, 1.05))
+    axes.set_title("D sure of a fake is at the left: minimax has no slope there", fontsize=11)
+    axes.legend(frameon=False, loc="center right")
+
+
+def _f_gan_slopes(axes: Axes, objective: str) -> None:
+    """Lines that meet are told apart by their dashes and widths."""
     ratios = saturation.RATIOS
-    for loss, color in zip(SLOPES, SERIES, strict=True):
+    for loss, color, width, dashes in zip(SLOPES, SERIES, (4.5, 4.5, 2.2, 2.2), ("-", "-", "-", "--"), strict=True):
         chosen = LOSSES[loss]
         assert chosen.alternative_generator is not None, "f-GAN losses have both"
         best = DIVERGENCES[chosen.bound.of].optimal_logit(ratios)
-        middle.plot(ratios, saturation.slopes(chosen.generator, best).abs(), color=color, linewidth=2.2, label=loss)
-        middle.plot(
-            ratios, saturation.slopes(chosen.alternative_generator, best).abs(), color=color, linewidth=2.2, linestyle="--", zorder=3
-        )
-    middle.plot([], [], color="0.3", linewidth=2.2, label="exact objective")
-    middle.plot([], [], color="0.3", linewidth=2.2, linestyle="--", label="alternative objective")
-    middle.set(
-        xlabel="p/q at the fake, D at its best", ylabel="|dL / dlogit|", xscale="log", yscale="log", xlim=(1e-4, 1e2), ylim=(1e-5, 1e7)
+        function = chosen.generator if objective == "exact" else chosen.alternative_generator
+        axes.plot(ratios, saturation.slopes(function, best).abs(), color=color, linewidth=width, linestyle=dashes, label=loss)
+    axes.set(
+        xlabel="p/q at the fake, D at its best", ylabel="|dL / dlogit|", xscale="log", yscale="log", xlim=(1e-4, 1e2), ylim=(1e-5, 1e5)
     )
-    middle.set_title("f-GAN: exact slope = p/q $\\times$ alternative slope", fontsize=11)
-    middle.legend(frameon=False, loc="upper right", ncols=2, fontsize=9)
+    remark = ": p/q times the alternative one" if objective == "exact" else ""
+    axes.set_title(f"f-GANs, slope of the {objective} generator objective{remark}", fontsize=11)
+    axes.legend(frameon=False, loc="lower right" if objective == "exact" else "upper right", fontsize=10)
+
+
+def _gradients_left(axes: Axes, result: saturation.Confident) -> None:
     steps = [step + 1 for step in result.d_steps]
     for index, (name, color) in enumerate(zip(saturation.OBJECTIVES, SERIES, strict=False)):
         limit = result.limits[name].norm().item()
-        right.plot(steps, result.norms[:, index], color=color, linewidth=2.2, label=name)
-        right.plot(2 * steps[-1], result.final[name].norm().item(), color=color, marker="o", markersize=7.0, linestyle="none")
-        right.axhline(limit, color=color, linestyle=":", linewidth=1.5)
-        right.annotate("theory, D = p/(p+q)", (1.0, 1.25 * limit), color=color, fontsize=9)
-    right.plot(steps, result.judged_real, color="0.5", linewidth=1.6, linestyle="-.", label="mean D(G(z)), for comparison")
-    right.plot([], [], color="0.3", marker="o", markersize=7.0, linestyle="none", label="D trained on to its optimum")
-    right.set(
+        axes.plot(steps, result.norms[:, index], color=color, linewidth=2.2, label=name)
+        axes.plot(2 * steps[-1], result.final[name].norm().item(), color=color, marker="o", markersize=7.0, linestyle="none")
+        axes.axhline(limit, color=color, linestyle=":", linewidth=1.5)
+        axes.annotate("theory, D = p/(p+q)", (1.0, 1.25 * limit), color=color, fontsize=9)
+    axes.plot(steps, result.judged_real, color="0.5", linewidth=1.6, linestyle="-.", label="mean D(G(z)), for comparison")
+    axes.plot([], [], color="0.3", marker="o", markersize=7.0, linestyle="none", label="D trained on to its optimum")
+    axes.set(
         xscale="log", yscale="log", xlabel="steps of D + 1, the generator standing still", ylabel="norm of dL / d(a, b)", ylim=(1e-7, 60.0)
     )
-    right.set_title("A real D learns to tell N($-$4, 0.6²) from N(1, 0.6²)", fontsize=11)
-    right.legend(frameon=False, loc="lower left", fontsize=9)
-    figure.suptitle("What is left of the generator's gradient as the discriminator grows sure", fontsize=14)
-    _save(figure, path)
+    axes.set_title("D learns by the logistic loss to tell N($-$4, 0.6²) from N(1, 0.6²)", fontsize=11)
+    axes.legend(frameon=False, loc="lower left", fontsize=9)
 
 
 def _legend_of(axes: Sequence[Axes]) -> tuple[list[Artist], list[str]]:

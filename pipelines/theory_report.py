@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gan_core.theory.check import Check
-from gan_core.theory.dirac import Verdict
+from gan_core.theory.check import DIFFERS, FAILS, HOLDS, Check
+from gan_core.theory.dirac import FATES, Verdict, fate
 from pipelines.theory_plots import eigenvalues_in_words
 
 Rows = list[tuple[str, ...]]
@@ -35,7 +35,23 @@ def check_rows(checks: Iterable[Check]) -> Rows:
 def _row(check: Check) -> tuple[str, ...]:
     allowed = "none" if check.low == check.high == 0.0 else f"{check.low:.2g} to {check.high:.2g}"
     numbers = (f"{check.theory:.7g}", f"{check.measured:.7g}", f"{check.difference:+.1e}", allowed)
-    return (check.claim, *numbers, "holds" if check.holds else "FAILS")
+    return (check.claim, *numbers, check.verdict)
+
+
+def count(checks: Sequence[Check]) -> str:
+    """How many there are of each verdict, in words."""
+    holding, differing, failing = (sum(check.verdict == verdict for check in checks) for verdict in (HOLDS, DIFFERS, FAILS))
+    failed = f"; {failing} FAIL{'S' if failing == 1 else ''}" if failing else ""
+    return (
+        f"{holding} of {len(checks)} checks hold"
+        + (f"; {differing} differ{'s' if differing == 1 else ''} as known" if differing else "")
+        + failed
+    )
+
+
+def departures(checks: Iterable[Check]) -> list[str]:
+    """For each check in which practice is known to depart from theory, a line that says why."""
+    return [f"{check.claim}: {DIFFERS}, because {check.departs}." for check in checks if check.departs]
 
 
 def verdict_rows(verdicts: Sequence[Verdict]) -> Rows:
@@ -43,14 +59,13 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> Rows:
     penalties = tuple(dict.fromkeys(verdict.penalty for verdict in verdicts))
     games: dict[tuple[str, str], dict[str, str]] = {}
     for verdict in verdicts:
-        games.setdefault((verdict.loss, verdict.objective), {})[verdict.penalty] = _in_a_word(verdict)
+        games.setdefault((verdict.loss, verdict.objective), {})[verdict.penalty] = fate(verdict)
     return [("loss", "objective", *penalties), *((*game, *(cells[penalty] for penalty in penalties)) for game, cells in games.items())]
 
 
-def _in_a_word(verdict: Verdict) -> str:
-    if not verdict.stationary:
-        return "leaves"
-    return "converges" if verdict.converges else "no"
+def legend_rows() -> Rows:
+    """What the words of `verdict_rows` mean."""
+    return [("word", "what becomes of the game"), *FATES.items()]
 
 
 def eigenvalue_rows(verdicts: Iterable[Verdict]) -> Rows:
@@ -83,10 +98,10 @@ def as_csv(checks: Iterable[Check]) -> str:
     """Every check with all digits."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("name", "claim", "theory", "measured", "difference", "low", "high", "holds"))
+    writer.writerow(("name", "claim", "theory", "measured", "difference", "low", "high", "verdict", "departs"))
     for check in checks:
         numbers = (check.theory, check.measured, check.difference, check.low, check.high)
-        writer.writerow((check.name, check.claim, *(repr(number) for number in numbers), check.holds))
+        writer.writerow((check.name, check.claim, *(repr(number) for number in numbers), check.verdict, check.departs))
     return out.getvalue()
 
 
@@ -95,5 +110,6 @@ def document(findings: Iterable[Findings], summary: str) -> str:
     parts = [f"# Theory, checked\n\n{summary}"]
     for found in findings:
         parts.append(f"## {found.title}\n\n![{found.title}]({found.picture.name})\n\n{as_markdown(check_rows(found.checks))}")
+        parts += departures(found.checks)
         parts += [f"### {title}\n\n{as_markdown(rows)}" for title, rows in (found.tables | found.appendices).items()]
     return "\n\n".join(parts) + "\n"

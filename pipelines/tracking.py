@@ -10,7 +10,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,15 @@ class Tracker(NamedTuple):
         """Where a browser finds the run: on the server, or behind `make ui` for a local store."""
         root = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
         return f"{root.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+    @property
+    def hint(self) -> str:
+        """What to do before opening that page, in brackets; nothing where a server is there already."""
+        if self.uri.startswith("http"):
+            return ""
+        ours = self.uri == resolve_uri("sqlite:///mlflow.db") and Path("Makefile").is_file()
+        command = "make ui" if ours else f"mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri {shlex.quote(self.uri)}"
+        return f"   (after: {command})"
 
 
 def resolve_uri(configured: str | None) -> str:
@@ -90,14 +99,16 @@ def _sqlite_folder(uri: str) -> Path:
     return Path(uri.removeprefix("sqlite:///")).parent
 
 
-def create_run(tracker: Tracker, config: JobConfig, dataset: ImageDataset, name: str) -> str:
-    """A RUNNING run with params, data set, environment and config; returns its id."""
+def create_run(tracker: Tracker, config: JobConfig, dataset: ImageDataset, name: str, cautions: Sequence[str] = ()) -> str:
+    """A RUNNING run with params, data set, environment and config; returns its id. The tag `raygan.cautions` keeps what was warned of."""
     facts = environment.describe()
     tags = {
         **source_tags("train", f"raygan {shlex.join(sys.argv[1:])}", facts),
         "raygan.content_hash": dataset.content_hash,
         "raygan.bound": LOSSES[config.loss.name].bound.of + (f" of {packing} images" if (packing := config.network.packing) > 1 else ""),
     }
+    if cautions:
+        tags["raygan.cautions"] = "\n".join(cautions)
     run = tracker.client.create_run(tracker.experiment_id, run_name=name, tags=tags)
     run_id: str = run.info.run_id
     try:

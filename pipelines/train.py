@@ -20,13 +20,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.print_config:
             print(dumps(plan.config.model_dump()), end="")
             return 0
-        dataset = check(plan.config, local=options.local)
+        ready = check(plan.config, local=options.local)
     except ValueError as error:
         print(f"raygan train: {error}", file=sys.stderr)
         return USAGE
     from pipelines import conduct  # it imports MLflow, which takes seconds: after the checks that do without it
 
-    return conduct.run(plan, dataset, local=options.local)
+    for caution in ready.cautions:
+        print(f"raygan train: caution: {caution}", file=sys.stderr)
+    return conduct.run(plan, ready, local=options.local)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -94,15 +94,17 @@ def discriminator(
     num_classes: int,
     width: Positive = 64,
     max_width: Positive = 512,
-    norm: Norm = "batch",
+    norm: Norm | None = None,
 ) -> Discriminator:
     """Images to logits [batch]; `width` channels after the first layer, doubled with each halving up to `max_width`.
+
+    `norm: null` is batch, in all layers but the first; at 8x8 there are no others.
 
     Raises:
         ValueError: a resolution that is not in RESOLUTIONS.
     """
     base, widths = _plan(resolution, width, max_width)
-    return Discriminator(base, channels, num_classes=num_classes, widths=widths, norm=norm)
+    return Discriminator(base, channels, num_classes=num_classes, widths=widths, norm=norm or "batch")
 
 
 def _plan(resolution: int, width: int, max_width: int) -> tuple[int, list[int]]:

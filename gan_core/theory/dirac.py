@@ -34,6 +34,13 @@ BESIDE = 1e-8  # just beside the origin: what is of order BESIDE^2 is below the 
 TOLERANCE = 1e-6
 STEP, STEPS, START = 0.15, 400, 1.0
 SHRUNK = 0.01
+FATES = {
+    "converges": "exponentially fast to (0, 0)",
+    "creeps": "comes closer for ever, slower than exponentially",
+    "circles": "stays about as far from (0, 0)",
+    "stops off 0": "D lost its slope before theta was 0: least_squares wants the logit 1/2 at 0, and D = psi x has no bias to give it",
+    "no rest at 0": "the penalty pushes the game off (0, 0), because it wants a slope of 1 there; the eigenvalues beside it decide nothing",
+}
 
 Points = Float64[Tensor, " games"]
 
@@ -175,6 +182,18 @@ def settles(trajectory: Float64[Tensor, "steps 2"]) -> bool:
     """
     distance = trajectory.norm(dim=1)
     return bool(distance[-(len(distance) // 10) :].max() < SHRUNK * distance[0])
+
+
+def fate(verdict: Verdict) -> str:
+    """One of FATES; those that do not converge by what their simulation does."""
+    if verdict.converges:
+        return "converges"
+    if not verdict.stationary:
+        return "no rest at 0"
+    if verdict.trajectory[-1, 1].abs() < BESIDE:
+        return "stops off 0"
+    quarters = verdict.trajectory.norm(dim=1)[1:].view(4, -1).amax(1)
+    return "creeps" if quarters[3] < 0.97 * quarters[1] else "circles"
 
 
 def spectra(field: Field, count: int) -> tuple[list[tuple[complex, complex]], list[bool]]:

@@ -134,14 +134,22 @@ def checks(result: Confident) -> list[Check]:
     return [
         *found,
         Check("saturation/minimax", "minimax: |dL/dG| with D trained to its optimum", theory["minimax"], final["minimax"], -share, share),
-        # Where D is sure of a fake its loss does not care about the slope of its logit, which is all that this gradient is made of.
         Check(
             "saturation/non_saturating",
-            "non_saturating: the same; D is slow to learn slopes where it is sure",
+            "non_saturating: |dL/dG| with D trained to its optimum",
             theory["non_saturating"],
             final["non_saturating"],
             -0.6 * theory["non_saturating"],
-            0.1 * theory["non_saturating"],
+            -0.1 * theory["non_saturating"],
+            departs="where D is sure of a fake, its loss is all but blind to the slope of its logit, which this gradient is made of",
+        ),
+        Check(
+            "saturation/left_to_minimax",
+            "minimax keeps next to nothing of the non_saturating |dL/dG|, D trained to its optimum",
+            0.0,
+            final["minimax"] / final["non_saturating"],
+            0.0,
+            1e-3,
         ),
     ]
 

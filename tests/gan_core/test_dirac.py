@@ -6,6 +6,7 @@ import torch
 
 from gan_core.losses import LOSSES
 from gan_core.regularizers import REGULARIZERS, Given
+from gan_core.theory import dirac
 from gan_core.theory.dirac import (
     DIRAC_LOSSES,
     DIRAC_PENALTIES,
@@ -244,3 +245,14 @@ def test_a_name_that_is_not_there_lists_the_choices():
     with pytest.raises(ValueError, match=r"the Dirac-GAN has no penalty 'bcr'; choose from none, r1, .*lecam"):
         verdicts(["hinge"], ["bcr"])
     assert verdicts([]) == []
+
+
+def test_the_fate_of_a_game_is_what_its_simulation_does():
+    found = {(each.loss, each.penalty): dirac.fate(each) for each in dirac.verdicts(["wasserstein", "non_saturating", "least_squares"])}
+    assert found["wasserstein", "none"] == "circles"
+    assert found["wasserstein", "r1"] == "converges"
+    assert found["wasserstein", "gp"] == "no rest at 0"
+    assert found["non_saturating", "none"] == "creeps"
+    assert found["non_saturating", "lecam"] == "creeps"
+    assert found["least_squares", "r1"] == "stops off 0"
+    assert set(found.values()) == set(dirac.FATES)

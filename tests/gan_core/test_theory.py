@@ -127,9 +127,9 @@ def test_a_discriminator_trained_on_equal_densities_ends_at_one_half():
 def test_a_trained_discriminator_stays_below_the_divergence_and_comes_near(loss, missed):
     reached = bounds.compare("gaussians", loss, iterations=60)
     assert 0.0 < reached.missed_share < missed
-    assert all(check.holds for check in bounds.checks([reached]))
+    assert all(check.passes for check in bounds.checks([reached]))
     too_much = reached._replace(trained=reached.divergence + 1e-6)
-    assert [check.holds for check in bounds.checks([too_much])] == [True, False]
+    assert [check.passes for check in bounds.checks([too_much])] == [True, False]
 
 
 def test_the_game_on_gaussians_starts_off_towards_the_data_with_an_optimal_discriminator_that_is_known():
@@ -140,7 +140,7 @@ def test_the_game_on_gaussians_starts_off_towards_the_data_with_an_optimal_discr
     assert later.best_value > start.best_value - 0.1
     assert played.path.shape == (11, 2)
     found = {check.name: check for check in game.checks(played)}
-    assert {name for name, check in found.items() if not check.holds} == {"game/mean", "game/deviation"}
+    assert {name for name, check in found.items() if not check.passes} == {"game/mean", "game/deviation"}
     assert found["game/0/value"].theory == pytest.approx(-0.4013665, abs=1e-6)
 
 
@@ -162,7 +162,7 @@ def test_a_sure_discriminator_leaves_the_minimax_generator_the_gradient_of_two_j
     result = saturation.confident((0, 40), iterations=100)
     assert result.norms[1, 0] < 0.4 * result.norms[0, 0]
     assert result.norms[1, 1] > 5.0 * result.norms[0, 1]
-    assert all(check.holds for check in saturation.checks(result))
+    assert all(check.passes for check in saturation.checks(result))
     assert result.limits["minimax"].norm().item() == pytest.approx(0.00142746, rel=1e-4)
     assert result.limits["non_saturating"].norm().item() == pytest.approx(13.888556, rel=1e-4)
 
@@ -180,9 +180,14 @@ def test_the_verdicts_on_the_dirac_gan_are_held_to_the_slopes_and_to_the_simulat
     root = complex(0.25 - math.exp(-1)) ** 0.5
     spiral = dirac.Verdict("f_kl", "alternative", "r1", (-0.5 + root, -0.5 - root), True, True, path(0.95))
     names = ["dirac/none/agreeing", "dirac/none/eigenvalues", "dirac/r1/agreeing", "dirac/r1/eigenvalues"]
-    assert [(check.name, check.holds) for check in stability.checks([centre, damped, spiral])] == [(name, True) for name in names]
-    assert [check.holds for check in stability.checks([centre, damped._replace(trajectory=path(1.0)), spiral])] == [True, True, False, True]
-    assert [check.holds for check in stability.checks([centre, damped, spiral._replace(eigenvalues=(0.1j, -0.1j))])] == [
+    assert [(check.name, check.passes) for check in stability.checks([centre, damped, spiral])] == [(name, True) for name in names]
+    assert [check.passes for check in stability.checks([centre, damped._replace(trajectory=path(1.0)), spiral])] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert [check.passes for check in stability.checks([centre, damped, spiral._replace(eigenvalues=(0.1j, -0.1j))])] == [
         True,
         True,
         True,
@@ -192,8 +197,16 @@ def test_the_verdicts_on_the_dirac_gan_are_held_to_the_slopes_and_to_the_simulat
 
 def test_a_check_is_two_sided_and_a_nan_fails_it():
     check = Check("a/b", "claim", theory=1.0, measured=1.25, low=-0.5, high=0.25)
-    assert check.holds
+    assert check.passes
     assert check.difference == 0.25
-    assert not check._replace(measured=1.2500001).holds
-    assert not check._replace(measured=0.4999).holds
-    assert not check._replace(measured=math.nan).holds
+    assert not check._replace(measured=1.2500001).passes
+    assert not check._replace(measured=0.4999).passes
+    assert not check._replace(measured=math.nan).passes
+
+
+def test_a_check_that_is_known_to_depart_from_theory_does_not_count_as_holding():
+    check = Check("a/b", "claim", theory=1.0, measured=0.6, low=-0.5, high=-0.1)
+    assert check.verdict == "holds"
+    assert check._replace(departs="a reason").verdict == "differs as known"
+    assert check._replace(departs="a reason", measured=1.0).verdict == "FAILS"
+    assert check._replace(measured=1.0).verdict == "FAILS"

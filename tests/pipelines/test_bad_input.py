@@ -45,6 +45,8 @@ CASES = [
     ),
     (["digits", "data.name=ring2d"], "dcgan cannot make resolution 1"),
     (["nothing.yaml"], "no config file at 'nothing.yaml'; give a path to a YAML file, or one of: digits, mnist, ring2d"),
+    (["digit", "total_kimg=1"], "no config file at 'digit' (did you mean 'digits'?)"),
+    (["digits", "network.norm=batch"], "unknown key 'network.norm'; did you mean network.generator.norm or network.discriminator.norm?"),
     (["list.yaml"], "must hold keys and values"),
     (["digits", *PARQUET, "data.path=nothing.parquet"], "data.path: nothing at"),
     (["mnist"], "data.path is required and was not given"),

@@ -49,6 +49,13 @@ def test_an_alarm_is_told_and_kept_as_a_tag(tmp_path):
     assert run.run.data.tags["raygan.bound"] == "jensen_shannon_divergence"
 
 
+def test_what_was_probably_not_meant_is_told_and_kept_as_a_tag(tmp_path):
+    config = write_config(tmp_path, loss__name="wasserstein")
+    run, _, err = train(tmp_path, config, "--local", "total_kimg=0.1")
+    assert "raygan train: caution: loss.name: wasserstein is a distance only while something bounds" in err
+    assert run.run.data.tags["raygan.cautions"].startswith("loss.name: wasserstein is a distance only")
+
+
 def test_params_are_the_dotted_keys_of_the_command_line(run, folder):
     params = run.run.data.params
     assert params["step_ratio"] == "2:1"

@@ -67,13 +67,13 @@ def test_a_part_is_computed_drawn_printed_and_logged(store, capsys, monkeypatch)
     monkeypatch.setattr(saturation, "confident", partial(saturation.confident, (0, 20, 40), iterations=100))
     assert cli.main(["theory", "saturation", "--out", "found"]) == 0
     printed = capsys.readouterr()
-    assert "14 of 14 checks hold" in printed.out
+    assert "14 of 15 checks hold; 1 differs as known" in printed.out
     assert printed.err == ""
     client, run = only_run(store)
     assert f"/runs/{run.info.run_id}?" in printed.out
     assert run.info.status == "FINISHED"
     assert run.data.params == {"parts": "saturation"}
-    assert run.data.tags["raygan.theory"].startswith("14 of 14 checks hold")
+    assert run.data.tags["raygan.theory"].startswith("14 of 15 checks hold; 1 differs as known")
     metrics = run.data.metrics
     assert metrics["theory/failed"] == 0.0
     assert metrics["theory/measured/saturation/minimax"] == pytest.approx(0.001427, rel=0.05)
@@ -83,9 +83,10 @@ def test_a_part_is_computed_drawn_printed_and_logged(store, capsys, monkeypatch)
     assert {path.name for path in (store / "found").iterdir()} == names
     assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {*names, "environment.json"}
     with Image.open(store / "found" / "saturation.png") as picture:
-        assert picture.size == (1920, 648)
+        assert picture.size == (1620, 1260)
     rows = list(csv.DictReader((store / "found" / "checks.csv").read_text().splitlines()))
-    assert {row["holds"] for row in rows} == {"True"}
+    assert [row["verdict"] for row in rows].count("holds") == 14
+    assert [row["name"] for row in rows if row["verdict"] == "differs as known"] == ["saturation/non_saturating"]
     assert "![" in (store / "found" / "theory.md").read_text()
 
 
@@ -93,7 +94,7 @@ def test_a_check_that_fails_fails_the_command_and_the_run(store, capsys, monkeyp
     monkeypatch.setitem(theory.PARTS, "game", part_with(HOLDS, FAILS))
     assert cli.main(["theory", "game"]) == 1
     printed = capsys.readouterr()
-    assert "1 of 2 checks hold" in printed.out
+    assert "1 of 2 checks hold; 1 FAILS" in printed.out
     assert "raygan theory: fails: pretended/bad: two is one" in printed.err
     client, run = only_run(store)
     assert run.info.status == "FAILED"
@@ -141,6 +142,6 @@ def test_the_whole_theory_holds(here):
     command = [sys.executable, "-m", "pipelines.theory", "--tracking-uri", "sqlite:///other.db"]
     result = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=580)
     assert result.returncode == 0, result.stderr
-    assert "102 of 102 checks hold" in result.stdout
+    assert "102 of 103 checks hold; 1 differs as known" in result.stdout
     assert {path.name for path in (here / "theory").glob("*.png")} == {"game.png", "bounds.png", "dirac.png", "saturation.png"}
     assert (here / "other.db").is_file()
