@@ -10,6 +10,7 @@ from gan_core.ratio import StepRatio
 from gan_core.schema import Section, checked_keywords, keyword_schema
 from gan_core.sections import (
     DiagnosticsConfig,
+    EvaluationConfig,
     Kimg,
     LossConfig,
     OptimizerConfig,
@@ -109,6 +110,7 @@ class GanConfig(Section):
     total_kimg: Kimg = 100.0
     seed: Annotated[int, Field(ge=0)] = 0
     schedule: ScheduleConfig = ScheduleConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
 
     @field_validator("step_ratio", mode="before")

@@ -5,6 +5,7 @@ gradients, silently, when a parameter is reached only through autograd.grad(crea
 """
 
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from typing import TypeVar
 
 import torch
@@ -122,6 +123,17 @@ def require_equal_replicas(network: nn.Module, name: str) -> None:
     sums = gather(_checksum(network).reshape(1)).tolist()
     if len(set(sums)) > 1:
         raise RuntimeError(f"the ranks' copies of the {name} differ (checksums by rank: {sums}); the last checkpoint is good")
+
+
+def require_equal_text(text: str, what: str, device: torch.device) -> None:
+    """Compare a hash, or any text, over the ranks.
+
+    Raises:
+        ValueError: the ranks hold different ones.
+    """
+    mine = torch.frombuffer(bytearray(sha256(text.encode()).digest()), dtype=torch.uint8).to(device)
+    if any_rank(bool((gather(mine).view(-1, len(mine)) != mine).any()), device):
+        raise ValueError(f"{what} differs between the workers, so that their scores would not mix; give all nodes one $RAYGAN_CACHE")
 
 
 def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -1,5 +1,7 @@
 """Scores and pictures of the averaged generator: the same real images and the same seeds each time, so that moments can be compared."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -8,26 +10,87 @@ from torch import Tensor
 from gan_core import distributed, pictures, sampling
 from gan_core.building import Parts
 from gan_core.config import GanConfig
-from gan_core.datatypes import Batch
-from gan_core.metrics import kernel_distance, mode_coverage
+from gan_core.datatypes import Batch, ImageDataset
+from gan_core.judge import Judge, Scores, build_extractor
+from gan_core.measures import scores_of
+from gan_core.sections import DEFAULT_METRICS
 
 FIRST_SEED = 2**32  # image seeds from here on are used for scores, smaller ones for pictures
 GENERATE_AT_ONCE = 256
+PREFIX = "quality/"
 
 
-def scores(parts: Parts, config: GanConfig) -> dict[str, float]:
-    """`quality/*` of `evaluate_count` images against as many real ones; ranks share the work and get the same values."""
-    dataset, count = parts.dataset, config.schedule.evaluate_count
-    indices = sampling.evaluation_indices(config.seed, count=min(count, len(dataset)), dataset_size=len(dataset))
-    real = dataset.batch(indices, parts.device, parts.dtype, labelled=config.network.conditional)
+class EvaluationError(RuntimeError):
+    """The score that the config names as its objective could not be measured."""
+
+
+def metrics_of(config: GanConfig, dataset: ImageDataset) -> tuple[str, ...]:
+    """`evaluation.metrics`, or where that is open the kernel distance, and of points from a known mixture the modes too."""
+    if config.evaluation.metrics is not None:
+        return config.evaluation.metrics
+    return DEFAULT_METRICS[:1] if dataset.mixture is None else DEFAULT_METRICS
+
+
+def build_judge(
+    config: GanConfig, dataset: ImageDataset, train: Int64[Tensor, " train"], held_out: Int64[Tensor, " held_out"], device: torch.device
+) -> Judge:
+    """What scores generators of this config: `evaluation.real_count` of the training images, by the extractor and metrics named there.
+
+    Raises:
+        ValueError: a metric cannot be measured with this extractor, these data or so few images; or the ranks' extractors differ.
+    """
+    asked = config.evaluation
+    extractor = build_extractor(asked.extractor, dataset, device)
+    distributed.require_equal_text(extractor.weights_hash, f"extractor {extractor.name}", device)
+    count = len(train) if asked.real_count is None else min(asked.real_count, len(train))
+    chosen = train[sampling.evaluation_indices(config.seed, count=count, dataset_size=len(train))].sort().values
+    judge = Judge(
+        dataset,
+        extractor,
+        metrics_of(config, dataset),
+        real=chosen,
+        held_out=held_out if len(held_out) else None,
+        split="train",
+        seed=config.seed,
+    )
+    judge.require_enough(asked.fake_count)
+    return judge
+
+
+def objective(config: GanConfig, dataset: ImageDataset) -> tuple[str, float]:
+    """The score that ranks checkpoints, such as `quality/kid_pixels`, and its sign: 1 where smaller is better, else -1."""
+    directions = scores_of(metrics_of(config, dataset), config.evaluation.extractor.name)
+    name = config.evaluation.objective or next(name for name, better in directions.items() if better)
+    return f"{PREFIX}{name}", 1.0 if directions[name] == "lower" else -1.0
+
+
+def score(judge: Judge, parts: Parts, config: GanConfig) -> Scores:
+    """Scores of `evaluation.fake_count` images, named `quality/*`; ranks share the work and get the same values.
+
+    Raises:
+        EvaluationError: `evaluation.objective` is named and could not be measured.
+    """
+    count = config.evaluation.fake_count
+    try:
+        found = judge.score(_fakes(judge, parts, config, count), count)
+    except ValueError as error:  # images that no metric can read: NaN, or values out of range
+        found = Scores({}, dict.fromkeys(judge.metrics, str(error)), judge.provenance(count))
+    named = config.evaluation.objective
+    if named is not None and named not in found.values:
+        reasons = "; ".join(f"{metric}: {reason}" for metric, reason in found.failures.items())
+        raise EvaluationError(f"evaluation.objective: {named} could not be measured ({reasons or 'too few images'})")
+    return found._replace(values={f"{PREFIX}{key}": value for key, value in found.values.items()})
+
+
+def _fakes(judge: Judge, parts: Parts, config: GanConfig, count: int) -> Iterator[Float[Tensor, "batch C H W"]]:
+    """This rank's share of the images to score; where classes matter, they follow those of the real images."""
     share = -(-count // distributed.world_size())
-    first = sampling.first_of_share(share)
-    labels = None if real.labels is None else real.labels[torch.arange(first, first + share) % len(real.labels)]
-    fake_images = distributed.gather(generate(parts, config, FIRST_SEED + first, share, labels))[:count]
-    found = kernel_distance.evaluate(real.inputs, fake_images)
-    if dataset.mixture is not None:
-        found |= mode_coverage.evaluate(fake_images, dataset.mixture)
-    return {f"quality/{key}": value for key, value in found.items()}
+    first, labels = sampling.first_of_share(share), None
+    if config.network.conditional:
+        assert parts.dataset.labels is not None, "the config asks for labels, and they were found"
+        real = judge.real[torch.arange(first, first + share) % len(judge.real)]
+        labels = parts.dataset.labels[real].to(parts.device)
+    return _generated(parts, config, FIRST_SEED + first, share, labels)
 
 
 def picture(parts: Parts, config: GanConfig) -> UInt8[np.ndarray, "rows columns 3"]:
@@ -37,14 +100,14 @@ def picture(parts: Parts, config: GanConfig) -> UInt8[np.ndarray, "rows columns 
     few = torch.arange(min(count, len(dataset)))
     real = dataset.batch(few, parts.device, parts.dtype, labelled=False)
     columns = dataset.num_classes if conditional else None
-    return pictures.picture(generate(parts, config, 0, count, labels), real.inputs, columns=columns)
+    return pictures.picture(torch.cat(list(_generated(parts, config, 0, count, labels))), real.inputs, columns=columns)
 
 
 @torch.no_grad()
-def generate(
+def _generated(
     parts: Parts, config: GanConfig, first_seed: int, count: int, labels: Int64[Tensor, " count"] | None
-) -> Float[Tensor, "count C H W"]:
-    """Images of `count` consecutive seeds by the averaged generator."""
+) -> Iterator[Float[Tensor, "batch C H W"]]:
+    """Images of `count` consecutive seeds by the averaged generator, in batches."""
     z = sampling.latents_of_seeds(first_seed, count, z_dim=config.network.z_dim).to(parts.device, parts.dtype)
-    batches = Batch(z, labels).split(GENERATE_AT_ONCE)
-    return torch.cat([parts.g_ema.network(batch.inputs, batch.labels) for batch in batches])
+    for batch in Batch(z, labels).split(GENERATE_AT_ONCE):
+        yield parts.g_ema.network(batch.inputs, batch.labels)

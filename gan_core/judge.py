@@ -89,6 +89,17 @@ class Judge:
                 failures[name] = str(error)
         return Scores(values, failures, self.provenance(count))
 
+    def require_enough(self, count: int) -> None:
+        """Check that this many fakes, and the real images there are, suffice for every metric.
+
+        Raises:
+            ValueError: too few for one of them.
+        """
+        for name in self.metrics:
+            fewest = MEASURES[name].fewest
+            if fewest is not None:
+                fewest(min(count, len(self.real)), self.extractor.dimensions)
+
     def _fake_features(self, fakes: Iterable[Tensor], count: int) -> Features:
         parts: list[Features] = []
         refused = ""
@@ -186,6 +197,8 @@ def _lacks(metric: str, dataset: ImageDataset, extractor: Extractor, held_out: T
     lacking = {
         "fake_probabilities": (not extractor.num_classes, f"the extractor {extractor.name} has no classes; lenet and inception have"),
         "held_out": (held_out is None, "no images are known that training did not see; judge a run by its own data"),
+        "pixels": (extractor.name != "pixels" or not extractor.bounded, "it is of pixels; set extractor.name=pixels"),
+        "stacks": (extractor.name != "stacked_lenet", "it counts the modes of Stacked-MNIST; set extractor.name=stacked_lenet"),
         "mixture": (dataset.mixture is None, f"the data set {dataset.name} is not a known mixture of points"),
     }
     return next((reason for lacks, reason in map(lacking.__getitem__, MEASURES[metric].needs) if lacks), "")

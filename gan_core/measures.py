@@ -18,8 +18,10 @@ from gan_core.metrics import (
     kernel_distance,
     memorisation,
     mode_coverage,
+    parzen_window,
     precision_recall,
     score,
+    stacked_mnist,
 )
 from gan_core.metrics._neighbours import Manifold, manifold
 
@@ -45,15 +47,17 @@ class Evidence:
 
 
 class Measure(NamedTuple):
-    """`run` gives the scores; `needs` are attributes of the evidence that may be absent; `better` says which scores there are.
+    """`run` gives the scores; `needs` names what may be absent (judge.py says what each is); `better` says which scores there are.
 
-    Names of scores end in the extractor's, but for those in `plain`.
+    Names of scores end in the extractor's, but for those in `plain`. `fewest` raises ValueError where so many images, the smaller count of
+    the two sides, are too few for features of so many dimensions.
     """
 
     run: Callable[[Evidence], dict[str, float]]
     better: dict[str, Better | None]
     needs: tuple[str, ...] = ()
     plain: bool = False
+    fewest: Callable[[int, int], None] | None = None
 
 
 def _frechet(evidence: Evidence) -> dict[str, float]:
@@ -104,8 +108,20 @@ def _modes(evidence: Evidence) -> dict[str, float]:
     return mode_coverage.evaluate(evidence.fake.unflatten(1, (2, 1, 1)), evidence.mixture)
 
 
+def _stacked(evidence: Evidence) -> dict[str, float]:
+    assert evidence.fake_probabilities is not None
+    return stacked_mnist.of_modes(evidence.fake_probabilities.argmax(1).cpu())
+
+
+def _parzen(evidence: Evidence) -> dict[str, float]:
+    assert evidence.held_out is not None
+    half = len(evidence.held_out) // 2
+    to_choose_by, to_score = ((part + 1.0) / 2.0 for part in (evidence.held_out[:half], evidence.held_out[half:]))
+    return parzen_window.evaluate(to_score, (evidence.fake.clamp(-1.0, 1.0) + 1.0) / 2.0, to_choose_by)
+
+
 MEASURES: dict[str, Measure] = {
-    "frechet_distance": Measure(_frechet, {"fd": "lower"}),
+    "frechet_distance": Measure(_frechet, {"fd": "lower"}, fewest=frechet_distance.require_enough),
     "kernel_distance": Measure(
         lambda evidence: kernel_distance.evaluate(evidence.real, evidence.fake, extractor=evidence.extractor), {"kid": "lower"}
     ),
@@ -119,6 +135,10 @@ MEASURES: dict[str, Measure] = {
         lambda evidence: birthday_paradox.evaluate(evidence.real, evidence.fake, extractor=evidence.extractor),
         {"duplicates": "lower", "support": "higher"},
     ),
+    "stacked_mnist": Measure(
+        _stacked, {"modes_stacked_mnist": "higher", "reverse_kl_stacked_mnist": "lower"}, needs=("fake_probabilities", "stacks"), plain=True
+    ),
+    "parzen_window": Measure(_parzen, {"parzen_pixels": "higher", "parzen_sigma": None}, needs=("held_out", "pixels"), plain=True),
     "mode_coverage": Measure(
         _modes, {"modes": "higher", "good_points": "higher", "mode_reverse_kl": "lower"}, needs=("mixture",), plain=True
     ),

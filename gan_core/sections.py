@@ -6,12 +6,14 @@ from pydantic import ConfigDict, Field, create_model, field_validator, model_val
 
 from gan_core import registry
 from gan_core.losses import LOSSES
+from gan_core.measures import MEASURES, scores_of
 from gan_core.ratio import StepRatio
 from gan_core.regularizers import REGULARIZERS
 from gan_core.schema import Section, checked_keywords
 
 Kimg = Annotated[float, Field(gt=0.0)]
 Whole = Annotated[int, Field(gt=0)]
+DEFAULT_METRICS = ("kernel_distance", "mode_coverage")  # the second where the data are points of a known mixture
 SUPPLIED_TO_EXTRACTORS = frozenset({"device", "cache_dir"})
 
 
@@ -143,25 +145,6 @@ class ScheduleConfig(Section):
     evaluate_kimg: Kimg = 50.0
     checkpoint_kimg: Kimg = 50.0
     sample_count: Annotated[int, Field(gt=0, le=1024)] = 64
-    evaluate_count: Annotated[int, Field(gt=1)] = 1000
-
-
-class DiagnosticsConfig(Section):
-    """What is measured at each report beside the losses, and when an alarm goes off; null turns an alarm off.
-
-    `held_out` is the share of the data that is never trained on. Alarms, after `patience` reports in a row: `collapse` below a ratio of
-    feature variances fake/real, `saturation` above a share of fakes without gradient, `overfitting` above a difference of D's
-    accuracy on training and held-out reals, `divergence` above a gradient norm.
-    """
-
-    enabled: bool = True
-    images: Annotated[int, Field(gt=1)] = 128
-    held_out: Annotated[float, Field(ge=0.0, le=0.5)] = 0.05
-    collapse: Annotated[float, Field(gt=0.0)] | None = 0.05
-    saturation: Annotated[float, Field(ge=0.0, le=1.0)] | None = 0.9
-    overfitting: Annotated[float, Field(ge=0.0, le=1.0)] | None = 0.3
-    divergence: Annotated[float, Field(gt=0.0)] | None = 10_000.0
-    patience: Whole = 3
 
 
 class ExtractorConfig(Section):
@@ -183,3 +166,58 @@ class ExtractorConfig(Section):
     def options(self) -> dict[str, Any]:
         """The keyword arguments for the extractor's `build`."""
         return dict(self.model_extra or {})
+
+
+class EvaluationConfig(Section):
+    """How generators are scored in training: `fake_count` fakes against `real_count` of the training images, or all where that is null.
+
+    `metrics` are keys of gan_core.measures.MEASURES; null is kernel_distance, and mode_coverage too for the points of a known mixture.
+    `objective` is the score that decides which checkpoint is the best, such as `score` or `fd_lenet`; a run whose objective cannot be
+    measured stops. Null is the first score there is, and a run goes on without it.
+    """
+
+    extractor: ExtractorConfig = ExtractorConfig(name="pixels")
+    metrics: tuple[str, ...] | None = None
+    real_count: Annotated[int, Field(gt=1)] | None = 1000
+    fake_count: Annotated[int, Field(gt=1)] = 1000
+    objective: str | None = None
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, metrics: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if metrics == ():
+            raise ValueError(f"evaluation.metrics: is empty; null is the default, and there are {', '.join(MEASURES)}")
+        for name in metrics or ():
+            registry.require_choice("metric", name, MEASURES)
+        return metrics
+
+    @model_validator(mode="after")
+    def _measures_objective(self) -> "EvaluationConfig":
+        if self.objective is None:
+            return self
+        directions = scores_of(self.metrics or DEFAULT_METRICS, self.extractor.name)
+        ranking = [name for name, better in directions.items() if better]
+        if self.objective not in ranking:
+            raise ValueError(
+                f"evaluation.objective: {self.objective} is not among the scores of these metrics that have a better side: "
+                f"{', '.join(ranking)}; add its metric to evaluation.metrics"
+            )
+        return self
+
+
+class DiagnosticsConfig(Section):
+    """What is measured at each report beside the losses, and when an alarm goes off; null turns an alarm off.
+
+    `held_out` is the share of the data that is never trained on. Alarms, after `patience` reports in a row: `collapse` below a ratio of
+    feature variances fake/real, `saturation` above a share of fakes without gradient, `overfitting` above a difference of D's
+    accuracy on training and held-out reals, `divergence` above a gradient norm.
+    """
+
+    enabled: bool = True
+    images: Annotated[int, Field(gt=1)] = 128
+    held_out: Annotated[float, Field(ge=0.0, le=0.5)] = 0.05
+    collapse: Annotated[float, Field(gt=0.0)] | None = 0.05
+    saturation: Annotated[float, Field(ge=0.0, le=1.0)] | None = 0.9
+    overfitting: Annotated[float, Field(ge=0.0, le=1.0)] | None = 0.3
+    divergence: Annotated[float, Field(gt=0.0)] | None = 10_000.0
+    patience: Whole = 3

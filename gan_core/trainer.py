@@ -1,5 +1,6 @@
 """When things happen: rounds of steps until the budget of images is spent, and reports, pictures, scores and checkpoints on the way."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,13 +14,14 @@ from gan_core import diagnostics, distributed, evaluation, sampling
 from gan_core.building import Parts, build, build_ratio, build_thresholds
 from gan_core.config import GanConfig
 from gan_core.datatypes import Batch, to_device
+from gan_core.evaluation import EvaluationError
 from gan_core.history import DivergenceError, History, require_finite
+from gan_core.judge import Scores
 from gan_core.overrides import differences_that_matter, flatten
+from gan_core.provenance import Provenance, require_same
 from gan_core.steps import discriminator_step, generator_step
 
-__all__ = ["BEST_METRIC", "DivergenceError", "Report", "Trainer"]
-
-BEST_METRIC = "quality/kid_pixels"  # smaller is better; decides which checkpoint is the best
+__all__ = ["DivergenceError", "EvaluationError", "Report", "Trainer"]
 
 
 class Report(NamedTuple):
@@ -27,7 +29,7 @@ class Report(NamedTuple):
 
     `metrics` are means since the last report. `state` gives the state to save, and is None where no checkpoint is due; it is
     to be called before the receiver returns. `is_best` says that this checkpoint has the best score so far. `alarms` holds those
-    that ring, each with its reason.
+    that ring, each with its reason; `scores`, where there was an evaluation, which metrics failed and how the others were measured.
     """
 
     images_seen: int
@@ -37,20 +39,25 @@ class Report(NamedTuple):
     is_best: bool
     done: bool
     alarms: dict[str, str] = {}  # noqa: RUF012 - never written to
+    scores: Scores | None = None
 
 
 class Trainer:
     """Trains a GAN as `config` says, on `device` (default: the current CUDA device if there is one, else the CPU).
 
-    Every rank of an initialised torch.distributed group makes a Trainer of the same config and calls `run`.
+    Every rank of an initialised torch.distributed group makes a Trainer of the same config and calls `run`. With `evaluates=False` somebody
+    else scores its checkpoints: it makes no scores, and calls no checkpoint the best.
 
     Raises:
-        ValueError: the data cannot be loaded, or data, networks and ranks do not fit each other.
+        ValueError: the data cannot be loaded; data, networks and ranks do not fit each other; or a metric cannot be measured.
     """
 
-    def __init__(self, config: GanConfig, *, device: torch.device | str | None = None) -> None:
+    def __init__(self, config: GanConfig, *, device: torch.device | str | None = None, evaluates: bool = True) -> None:
         self.config = config
         self.parts: Parts = build(config, device)
+        parts = self.parts
+        self.objective, self._sign = evaluation.objective(config, parts.dataset)
+        self.judge = evaluation.build_judge(config, parts.dataset, parts.train, parts.held_out, parts.device) if evaluates else None
         self.ratio = build_ratio(config)
         self.alarms = diagnostics.Alarms(build_thresholds(config))
         self.d_steps = 0
@@ -61,6 +68,7 @@ class Trainer:
         self.last_scores: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self._last_good: int | None = None
+        self._provenance: dict[str, Any] | None = None
         self._history = History()
 
     @property
@@ -103,6 +111,7 @@ class Trainer:
             "first_scores": self.first_scores,
             "last_scores": self.last_scores,
             "best": self.best,
+            "provenance": self._provenance,
             "ratio": self.ratio.state_dict(),
             "alarms": self.alarms.state_dict(),
             "anchors": parts.game.anchors,
@@ -117,7 +126,7 @@ class Trainer:
         """Continue from `state`, which a run of the same config on the same data has made.
 
         Raises:
-            ValueError: the config differs in a key that changes what is computed, or the data's content differs.
+            ValueError: the config differs in a key that changes what is computed; or the data's content, or how scores are made.
         """
         mine = flatten(self.config)
         changed = differences_that_matter({key: state["config"].get(key, "unset") for key in mine}, mine)
@@ -128,7 +137,11 @@ class Trainer:
                 f"the checkpoint was made with other data: content hash {state['content_hash'][:12]}, "
                 f"now {self.parts.dataset.content_hash[:12]} from {self.parts.dataset.source}"
             )
+        if self.judge is not None and state["provenance"] is not None:
+            before, now = Provenance.from_dict(state["provenance"]), self.judge.provenance(self.config.evaluation.fake_count)
+            require_same(before, now, "the checkpoint's scores")
         parts = self.parts
+        self._provenance = state["provenance"]
         for name in ("d_steps", "g_steps", "images_seen", "device_seconds", "first_scores", "last_scores", "best"):
             setattr(self, name, state[name])
         self.ratio.load_state_dict(state["ratio"])
@@ -230,12 +243,9 @@ class Trainer:
         metrics["progress/g_steps"] = float(self.g_steps)
         metrics["progress/device_seconds"] = self.device_seconds
         checkpoint_due = self._due(when.checkpoint_kimg, previous) and self.images_seen > 0
-        is_best = False
-        if checkpoint_due or self._due(when.evaluate_kimg, previous):
-            self.last_scores = evaluation.scores(self.parts, self.config)
-            self.first_scores = self.first_scores or self.last_scores
-            metrics.update(self.last_scores)
-            is_best = checkpoint_due and metrics[BEST_METRIC] <= self.best.get(BEST_METRIC, float("inf"))
+        scores = self._evaluate() if checkpoint_due or self._due(when.evaluate_kimg, previous) else None
+        metrics.update(scores.values if scores else {})
+        is_best = checkpoint_due and self._is_best(metrics)
         picture = evaluation.picture(self.parts, self.config) if self._due(when.sample_kimg, previous) else None
         if checkpoint_due:
             self.ratio.share()
@@ -244,9 +254,24 @@ class Trainer:
                 distributed.require_equal_replicas(player.network, name)
             self._last_good = self.images_seen
         if is_best:
-            self.best = {BEST_METRIC: metrics[BEST_METRIC], "images_seen": float(self.images_seen)}
+            self.best = {self.objective: metrics[self.objective], "images_seen": float(self.images_seen)}
         state = self.state_dict if checkpoint_due else None
-        report(Report(self.images_seen, metrics, picture, state, is_best, self.done, dict(self.alarms.ringing)))
+        report(Report(self.images_seen, metrics, picture, state, is_best, self.done, dict(self.alarms.ringing), scores))
+
+    def _evaluate(self) -> Scores | None:
+        """Scores of the averaged generator as it is now."""
+        if self.judge is None:
+            return None
+        scores = evaluation.score(self.judge, self.parts, self.config)
+        self.last_scores, self._provenance = scores.values, scores.provenance.as_dict()
+        self.first_scores = self.first_scores or self.last_scores
+        return scores
+
+    def _is_best(self, metrics: Mapping[str, float]) -> bool:
+        """Whether the objective was measured, and is as good as the best so far."""
+        if self.objective not in metrics:
+            return False
+        return self._sign * metrics[self.objective] <= self._sign * self.best.get(self.objective, self._sign * math.inf)
 
     def _diagnose(self) -> dict[str, float]:
         """Diagnostics on a few images drawn for this moment of the clock."""

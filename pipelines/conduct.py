@@ -1,5 +1,6 @@
 """One training from the driver's chair: the MLflow run, Ray or this process, the final model, and the last words."""
 
+import math
 import signal
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import psutil
 from mlflow.exceptions import MlflowException
 
+from gan_core import evaluation
 from gan_core.datatypes import ImageDataset
 from pipelines import export, storage, tracking
 from pipelines.config import JobConfig
@@ -77,10 +79,10 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
     remedy = f"continue it with: {_again(ride)}"
     try:
         with _terminable():
-            with _closed(Progress(config.total_kimg)) as progress:
+            with _closed(Progress(config.total_kimg, evaluation.objective(config.gan(), ride.dataset)[0])) as progress:
                 outcome = launch(job, config, progress)
             if outcome["failure"]:  # resuming would repeat it
-                remedy = f"start again with other settings: raygan train --from-run {run_id} optimizer.discriminator.lr=..."
+                remedy = f"start again with other settings: raygan train --from-run {run_id} key=value ..."
             if outcome["failure"] or outcome["undelivered"]:
                 raise RuntimeError(" ".join(filter(None, (outcome["failure"], outcome["undelivered"]))))
             clock.worker_laps(outcome)
@@ -155,7 +157,8 @@ def _summary(ride: Ride, outcome: Outcome, model: str, clock: "Stopwatch") -> st
         f"steps, {outcome['device_seconds']:.0f} device seconds, {outcome['images_seen'] / outcome['device_seconds']:.0f} images/s "
         f"{workers}",
         *(
-            f"{key.removeprefix('quality/'):12} {first[key]:.4f} before, {value:.4f} after; best {best.get(key, value):.4f}"
+            f"{key.removeprefix('quality/'):12} {first.get(key, math.nan):.4f} before, {value:.4f} after"
+            + (f"; best {best[key]:.4f}" if key in best else "")
             for key, value in last.items()
             if not key.endswith("_error")
         ),

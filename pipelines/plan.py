@@ -2,15 +2,18 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from gan_core import evaluation
 from gan_core.building import build_networks, load_dataset, require_fitting
 from gan_core.cautions import cautions
 from gan_core.datatypes import ImageDataset
 from gan_core.overrides import Tree, flatten, merge, parse, validate
+from gan_core.sampling import held_out_split
 from pipelines import environment, storage
 from pipelines.config import JobConfig, load_named, require_resumable
 
@@ -89,6 +92,11 @@ def check(config: JobConfig, *, local: bool) -> Ready:
     dataset = load_dataset(config.gan())
     _, discriminator = build_networks(config.gan(), dataset)
     require_fitting(config.gan(), dataset, discriminator)
+    extractor = config.evaluation.extractor.name
+    if extractor != "pixels":
+        print(f"raygan train: preparing the extractor {extractor}, once for these data", file=sys.stderr)
+    train, held_out = held_out_split(len(dataset), config.diagnostics.held_out)
+    evaluation.build_judge(config.gan(), dataset, train, held_out, torch.device("cpu"))
     return Ready(dataset, cautions(config.gan(), discriminator))
 
 

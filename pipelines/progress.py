@@ -7,13 +7,14 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 LINE_EVERY_SECONDS = 5.0
-SHOWN = {"d/loss": "d_loss", "g/loss": "g_loss", "quality/kid_pixels": "kid_pixels"}
+SHOWN = {"d/loss": "d_loss", "g/loss": "g_loss"}
 
 
 class Progress:
-    """Shows reports of a run of `total_kimg`, of which a part may be done before it starts."""
+    """Shows reports of a run of `total_kimg`, of which a part may be done before it starts, with the metric named `objective`."""
 
-    def __init__(self, total_kimg: float, stream: TextIO | None = None) -> None:
+    def __init__(self, total_kimg: float, objective: str, stream: TextIO | None = None) -> None:
+        self._shown = SHOWN | {objective: objective.partition("/")[2]}
         self._stream = stream or sys.stderr
         self._total = total_kimg
         self._values: dict[str, float] = {}
@@ -24,7 +25,7 @@ class Progress:
     def show(self, images_seen: int, metrics: dict[str, float]) -> None:
         """One report. Losses are means since the report before; the distance is that of the last evaluation."""
         kimg, now = images_seen / 1000, time.monotonic()
-        self._values.update({short: metrics[key] for key, short in SHOWN.items() if key in metrics})
+        self._values.update({short: metrics[key] for key, short in self._shown.items() if key in metrics})
         if self._started is None:
             self._started = (now, kimg)
         if self._stream.isatty():

@@ -13,7 +13,7 @@ import torch
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from PIL import Image
 
-from gan_core import DivergenceError, Report, Trainer, checkpoint, distributed
+from gan_core import DivergenceError, EvaluationError, Report, Trainer, checkpoint, distributed
 from gan_core.building import resolved_precision
 from gan_core.overrides import validate
 from pipelines import environment
@@ -22,6 +22,7 @@ from pipelines.run_writer import CLOCK, RunWriter, UndeliveredError
 from pipelines.storage import checkpoint_name
 
 PENDING, SAMPLES = "undelivered.json", "samples.png"
+PROVENANCE_TAG = "raygan.provenance.quality"
 
 
 class Job(TypedDict):
@@ -101,7 +102,7 @@ def run(job: Job, session: Session) -> Outcome:
     built_at, failure = time.time(), ""
     try:
         trainer.run(desk.receive)
-    except DivergenceError as error:
+    except (DivergenceError, EvaluationError) as error:
         failure = str(error)
     finished_at = time.time()
     peak = torch.tensor([_peak_memory(session.device)], dtype=torch.int64, device=session.device)
@@ -134,6 +135,8 @@ class _Desk:
         self.session = session
         self.training_at: float | None = None
         self.ringing = ringing
+        self.provenance = ""
+        self.failed: set[str] = set()
         self.writer: RunWriter | None = None
         self.monitor: SystemMetricsMonitor | None = None
         self.prefix = "system/" if session.rank == 0 else f"system/node{session.node_rank}/"
@@ -150,7 +153,7 @@ class _Desk:
         tags: dict[str, str] = {}
         if self.session.rank == 0:
             self.session.show(report.images_seen, report.metrics)
-            tags = self._new_alarms(report)
+            tags = self._new_alarms(report) | self._news_of_scores(report)
         if self.writer is not None:
             mine = report.metrics if self.session.rank == 0 else {}
             picture = report.picture if self.session.rank == 0 else None
@@ -178,6 +181,21 @@ class _Desk:
                 tags[f"alarm.{name}"] = f"at {report.images_seen / 1000:.1f} kimg: {reason}"
                 self.session.say(f"alarm: {name} {tags[f'alarm.{name}']}")
         self.ringing = frozenset(report.alarms)
+        return tags
+
+    def _news_of_scores(self, report: Report) -> dict[str, str]:
+        """Tags: how the scores were made, once, and each metric that could not be measured, when it first fails and is told."""
+        if report.scores is None:
+            return {}
+        tags: dict[str, str] = {}
+        provenance = json.dumps(report.scores.provenance.as_dict())
+        if provenance != self.provenance:
+            self.provenance = tags[PROVENANCE_TAG] = provenance
+        for metric, reason in report.scores.failures.items():
+            if metric not in self.failed:
+                self.failed.add(metric)
+                tags[f"evaluation.failed.{metric}"] = f"at {report.images_seen / 1000:.1f} kimg: {reason}"
+                self.session.say(f"{metric} could not be measured {tags[f'evaluation.failed.{metric}']}")
         return tags
 
     def close(self, timeout_seconds: float) -> str:

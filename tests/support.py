@@ -31,8 +31,8 @@ def tiny_tree(**overrides):
             "evaluate_kimg": 0.16,
             "checkpoint_kimg": 0.16,
             "sample_count": 4,
-            "evaluate_count": 32,
         },
+        "evaluation": {"real_count": 32, "fake_count": 32},
     }
     return merge(tree, {key.replace("__", "."): value for key, value in overrides.items()})
 

@@ -90,6 +90,13 @@ def test_start_up_times_are_metrics(run):
     }
 
 
+def test_every_metric_of_a_run_is_explained(run):
+    from tests.test_reference import names
+
+    explained = set(names("Metrics"))
+    assert {key for key in run.run.data.metrics if not key.startswith("system/")} <= explained
+
+
 def test_checkpoints_are_thinned_out_and_the_best_is_kept(run, folder):
     names = sorted(path.name for path in (folder / "runs" / run.run_id).iterdir())
     best = int(run.final_state()["best"]["images_seen"])
