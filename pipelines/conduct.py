@@ -1,6 +1,5 @@
 """One training from the driver's chair: the MLflow run, Ray or this process, the final model, and the last words."""
 
-import math
 import signal
 import sys
 import time
@@ -81,6 +80,8 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
         with _terminable():
             with _closed(Progress(config.total_kimg, evaluation.objective(config.gan(), ride.dataset)[0])) as progress:
                 outcome = launch(job, config, progress)
+            if config.ray.asynchronous_evaluation:
+                _take_scores(ride, outcome)
             if outcome["failure"]:  # resuming would repeat it
                 remedy = f"start again with other settings: raygan train --from-run {run_id} key=value ..."
             if outcome["failure"] or outcome["undelivered"]:
@@ -97,6 +98,23 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
         return FAILED
     print(_summary(ride, outcome, model, clock))
     return 0
+
+
+def _take_scores(ride: Ride, outcome: Outcome) -> None:
+    """The scores that were made beside the training, from MLflow to where those of the workers would be.
+
+    Raises:
+        RuntimeError: the config names an objective, and the last checkpoint was not scored by it.
+    """
+    config = ride.plan.config
+    objective, sign = evaluation.objective(config.gan(), ride.dataset)
+    histories = tracking.histories(ride.tracker, ride.run_id, evaluation.PREFIX)
+    outcome["last_scores"] = {key: points[-1][1] for key, points in histories.items()}
+    if points := histories.get(objective):
+        step, value = min(points, key=lambda point: sign * point[1])
+        outcome["best"] = {objective: value, "images_seen": float(step)}
+    if config.evaluation.objective and (not points or points[-1][0] != outcome["images_seen"]):
+        raise RuntimeError(f"evaluation.objective: {config.evaluation.objective} could not be measured at the end; see the run's tags")
 
 
 def _finish(ride: Ride, outcome: Outcome, clock: "Stopwatch") -> str:
@@ -157,7 +175,9 @@ def _summary(ride: Ride, outcome: Outcome, model: str, clock: "Stopwatch") -> st
         f"steps, {outcome['device_seconds']:.0f} device seconds, {outcome['images_seen'] / outcome['device_seconds']:.0f} images/s "
         f"{workers}",
         *(
-            f"{key.removeprefix('quality/'):12} {first.get(key, math.nan):.4f} before, {value:.4f} after"
+            f"{key.removeprefix('quality/'):12} "
+            + (f"{first[key]:.4f} before, " if key in first else "")
+            + f"{value:.4f} after"
             + (f"; best {best[key]:.4f}" if key in best else "")
             for key, value in last.items()
             if not key.endswith("_error")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from gan_core.config import FREE_ON_RESUME, DataConfig, GanConfig
 from gan_core.overrides import Tree, differences_that_matter, load
@@ -27,6 +27,9 @@ class RayConfig(Section):
 
     `use_gpu: null` takes GPUs where the cluster has one for each worker. The last `checkpoints_to_keep` checkpoints are kept, and the
     best one beside them. After `max_failures` lost workers the run fails.
+
+    `asynchronous_evaluation` scores each checkpoint in a Ray task of its own, which has `evaluation_cpus` and `evaluation_gpus` and is
+    given up after `evaluation_timeout_seconds`, while the workers train on.
     """
 
     num_workers: Annotated[int, Field(gt=0)] = 1
@@ -36,6 +39,18 @@ class RayConfig(Section):
     checkpoints_to_keep: Annotated[int, Field(gt=0)] = 3
     max_failures: Annotated[int, Field(ge=0)] = 3
     collective_timeout_seconds: Annotated[float, Field(gt=0.0)] = 300.0
+    asynchronous_evaluation: bool = False
+    evaluation_cpus: Annotated[float, Field(ge=0.0)] = 1.0
+    evaluation_gpus: Annotated[float, Field(ge=0.0)] = 0.0
+    evaluation_timeout_seconds: Annotated[float, Field(gt=0.0)] = 3600.0
+
+    @model_validator(mode="after")
+    def _all_have_an_effect(self) -> "RayConfig":
+        keys = ("evaluation_cpus", "evaluation_gpus", "evaluation_timeout_seconds")
+        unused = [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
+        if unused and not self.asynchronous_evaluation:
+            raise ValueError(f"ray.{unused[0]} has no effect without ray.asynchronous_evaluation; set that to true")
+        return self
 
 
 class MlflowConfig(Section):
@@ -63,6 +78,16 @@ class JobConfig(GanConfig):
 
     ray: RayConfig = RayConfig()
     mlflow: MlflowConfig = MlflowConfig()
+
+    @model_validator(mode="after")
+    def _scores_checkpoints(self) -> "JobConfig":
+        when = self.schedule
+        if self.ray.asynchronous_evaluation and when.evaluate_kimg != when.checkpoint_kimg:
+            raise ValueError(
+                f"schedule.evaluate_kimg: with ray.asynchronous_evaluation checkpoints are scored, every {when.checkpoint_kimg:g} kimg, "
+                f"given {when.evaluate_kimg:g}; set both to one value"
+            )
+        return self
 
     def gan(self) -> GanConfig:
         """The part that decides what is computed."""

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -14,10 +15,10 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 import ray
 import ray.train
 import ray.train.torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig, ValidationTaskConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines import rank
+from pipelines import apart, rank
 from pipelines.config import JobConfig
 from pipelines.progress import Progress
 
@@ -67,13 +68,18 @@ def cluster(config: JobConfig) -> Iterator[None]:
 
 
 def _require_resources(config: JobConfig) -> None:
-    owned, workers = ray.cluster_resources(), config.ray.num_workers
-    needed = {"CPU": workers * config.ray.cpus_per_worker, "GPU": float(workers) if config.ray.use_gpu else 0.0}
+    owned, asked, workers = ray.cluster_resources(), config.ray, config.ray.num_workers
+    needed = {"CPU": workers * asked.cpus_per_worker, "GPU": float(workers) if asked.use_gpu else 0.0}
+    remedies = {"CPU": "ray.cpus_per_worker", "GPU": "ray.num_workers"}
+    beside = ""
+    if asked.asynchronous_evaluation:
+        needed = {"CPU": needed["CPU"] + asked.evaluation_cpus, "GPU": needed["GPU"] + asked.evaluation_gpus}
+        remedies = {kind: f"{remedy}, or ray.evaluation_{kind.lower()}s" for kind, remedy in remedies.items()}
+        beside = " and the evaluation beside them"
     for kind, amount in needed.items():
-        if owned.get(kind, 0.0) < amount:
-            remedy = "ray.cpus_per_worker" if kind == "CPU" else "ray.num_workers"
+        if (there := owned.get(kind, 0.0)) < amount:
             raise ValueError(
-                f"ray.num_workers: {workers} workers need {amount:g} {kind}, the cluster has {owned.get(kind, 0.0):g}; lower {remedy}, or "
+                f"ray.num_workers: {workers} workers{beside} need {amount:g} {kind}, the cluster has {there:g}; lower {remedies[kind]}, or "
                 f"add machines"
             )
 
@@ -109,10 +115,11 @@ def launch(job: "Job", config: JobConfig, progress: Progress) -> "Outcome":
     beside_the_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = _Board.options(scheduling_strategy=beside_the_driver).remote()  # type: ignore[attr-defined]
     credentials = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_TRACKING_")}
-    on_gpu = uses_gpu(config)
+    on_gpu, apart_too = uses_gpu(config), config.ray.asynchronous_evaluation
     trainer = ray.train.torch.TorchTrainer(
         rank.train,
-        train_loop_config={"job": job, "board": board, "credentials": credentials},
+        train_loop_config={"job": job, "board": board, "credentials": credentials, "validates": apart_too},
+        validation_config=_validation(config, apart.Told(job=job, credentials=credentials, board=board)) if apart_too else None,
         torch_config=ray.train.torch.TorchConfig(
             backend="nccl" if on_gpu else "gloo", timeout_s=int(config.ray.collective_timeout_seconds)
         ),
@@ -127,6 +134,15 @@ def launch(job: "Job", config: JobConfig, progress: Progress) -> "Outcome":
     result = _wait(_in_thread(trainer.fit), board, progress)
     outcome: Outcome = result.return_value
     return outcome
+
+
+def _validation(config: JobConfig, told: apart.Told) -> ValidationConfig:
+    """Scoring beside the training. What it is told is part of the function: arguments, and so credentials, would be stored in files."""
+    return ValidationConfig(
+        fn=partial(apart.score, told=told),
+        task_config=ValidationTaskConfig(timeout_s=config.ray.evaluation_timeout_seconds),
+        ray_remote_kwargs={"num_cpus": config.ray.evaluation_cpus, "num_gpus": config.ray.evaluation_gpus},
+    )
 
 
 def _resources(config: JobConfig, on_gpu: bool) -> dict[str, float]:

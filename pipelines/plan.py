@@ -83,6 +83,8 @@ def check(config: JobConfig, *, local: bool) -> Ready:
         raise ValueError(f"ray.num_workers: --local is one worker, given {config.ray.num_workers}; set ray.num_workers=1")
     if local and "://" in config.ray.storage_path:
         raise ValueError(f"ray.storage_path: --local needs a folder on this machine, given {config.ray.storage_path}")
+    if local and config.ray.asynchronous_evaluation:
+        raise ValueError("ray.asynchronous_evaluation: it needs Ray; leave out --local, or set it to false")
     if local and config.ray.use_gpu and not torch.cuda.is_available():
         raise ValueError("ray.use_gpu: this machine has no GPU that PyTorch can use; set it to false")
     config.require_divisible(config.ray.num_workers)

@@ -17,13 +17,13 @@ def train(told: dict[str, Any]) -> "Outcome":
 
     from pipelines import worker
 
-    return worker.run(told["job"], RaySession(told["board"]))
+    return worker.run(told["job"], RaySession(told["board"], validates=told["validates"]))
 
 
 class RaySession:
-    """A Session inside a Ray Train worker."""
+    """A Session inside a Ray Train worker; `validates` lets Ray Train have each checkpoint scored."""
 
-    def __init__(self, board: Any) -> None:
+    def __init__(self, board: Any, *, validates: bool) -> None:
         import ray.train.torch
 
         context = ray.train.get_context()
@@ -31,6 +31,7 @@ class RaySession:
         self.device = ray.train.torch.get_device()
         self._storage = context.get_storage()
         self._board = board
+        self._validates = validates
 
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:
@@ -59,7 +60,7 @@ class RaySession:
                 if best_at is not None:
                     storage.keep_best(self._storage.storage_filesystem, self._storage.experiment_fs_path, Path(folder), best_at)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report({"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name)
+            ray.train.report({"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name, validation=self._validates)
 
     def wait_for_all(self) -> None:
         """Returns when every rank has called it, however long one of them takes."""

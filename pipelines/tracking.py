@@ -217,6 +217,12 @@ def log_values(tracker: Tracker, run_id: str, values: Mapping[str, float], step:
     tracker.client.log_batch(run_id, metrics=points, synchronous=True)
 
 
+def histories(tracker: Tracker, run_id: str, prefix: str) -> dict[str, list[tuple[int, float]]]:
+    """Every point (step, value) of the run's metrics whose names begin so, in order of their steps."""
+    keys = [key for key in tracker.client.get_run(run_id).data.metrics if key.startswith(prefix)]
+    return {key: sorted((point.step, point.value) for point in tracker.client.get_metric_history(run_id, key)) for key in keys}
+
+
 def _user() -> str:
     try:
         return getpass.getuser()

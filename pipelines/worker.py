@@ -15,6 +15,7 @@ from PIL import Image
 
 from gan_core import DivergenceError, EvaluationError, Report, Trainer, checkpoint, distributed
 from gan_core.building import resolved_precision
+from gan_core.judge import Scores
 from gan_core.overrides import validate
 from pipelines import environment
 from pipelines.config import JobConfig
@@ -22,7 +23,7 @@ from pipelines.run_writer import CLOCK, RunWriter, UndeliveredError
 from pipelines.storage import checkpoint_name
 
 PENDING, SAMPLES = "undelivered.json", "samples.png"
-PROVENANCE_TAG = "raygan.provenance.quality"
+PROVENANCE_TAG, FAILED_TAG = "raygan.provenance.quality", "evaluation.failed."
 
 
 class Job(TypedDict):
@@ -89,7 +90,7 @@ def run(job: Job, session: Session) -> Outcome:
     config = validate(job["config"], JobConfig)
     if session.device.type == "cpu":
         torch.set_num_threads(max(1, int(config.ray.cpus_per_worker)))
-    trainer = Trainer(config.gan(), device=session.device)
+    trainer = Trainer(config.gan(), device=session.device, evaluates=not config.ray.asynchronous_evaluation)
     session.wait_for_all()
     pending = None
     with session.latest_checkpoint() as folder:
@@ -135,8 +136,7 @@ class _Desk:
         self.session = session
         self.training_at: float | None = None
         self.ringing = ringing
-        self.provenance = ""
-        self.failed: set[str] = set()
+        self.told: set[str] = set()
         self.writer: RunWriter | None = None
         self.monitor: SystemMetricsMonitor | None = None
         self.prefix = "system/" if session.rank == 0 else f"system/node{session.node_rank}/"
@@ -187,16 +187,13 @@ class _Desk:
         """Tags: how the scores were made, once, and each metric that could not be measured, when it first fails and is told."""
         if report.scores is None:
             return {}
-        tags: dict[str, str] = {}
-        provenance = json.dumps(report.scores.provenance.as_dict())
-        if provenance != self.provenance:
-            self.provenance = tags[PROVENANCE_TAG] = provenance
-        for metric, reason in report.scores.failures.items():
-            if metric not in self.failed:
-                self.failed.add(metric)
-                tags[f"evaluation.failed.{metric}"] = f"at {report.images_seen / 1000:.1f} kimg: {reason}"
-                self.session.say(f"{metric} could not be measured {tags[f'evaluation.failed.{metric}']}")
-        return tags
+        tags = tags_of(report.scores, report.images_seen)
+        new = {key: value for key, value in tags.items() if key not in self.told}
+        self.told |= new.keys()
+        for key, value in new.items():
+            if key.startswith(FAILED_TAG):
+                self.session.say(f"{key.removeprefix(FAILED_TAG)} could not be measured {value}")
+        return new
 
     def close(self, timeout_seconds: float) -> str:
         """Deliver what waits; returns what could not be, as a sentence."""
@@ -219,6 +216,12 @@ class _Desk:
             monitor.clear_metrics()
         values["worker_peak_memory_megabytes"] = _peak_memory(self.session.device) / 1e6
         return {f"{self.prefix}{key}": float(value) for key, value in values.items()}
+
+
+def tags_of(scores: Scores, images_seen: int) -> dict[str, str]:
+    """How the scores were made, and for each metric that could not be measured when and why, as tags of the run."""
+    failed = {f"{FAILED_TAG}{metric}": f"at {images_seen / 1000:.1f} kimg: {reason}" for metric, reason in scores.failures.items()}
+    return {PROVENANCE_TAG: json.dumps(scores.provenance.as_dict()), **failed}
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from gan_core.data import parquet, stacked_mnist
-from gan_core.extractors import lenet
+from gan_core.extractors import lenet, stacked_lenet
 from gan_core.metrics import stacked_mnist as metric
 from tests.support import noise_images, write_parquet
 
@@ -134,6 +134,30 @@ def test_the_channels_are_hundreds_tens_and_ones():
     metric.evaluate(stacked([123]), classifier)
     assert read_grey(seen[0]).argmax(1).tolist() == [1, 2, 3]
     assert seen[0].shape == (3, 1, 4, 4)
+
+
+def test_its_extractor_reads_each_channel_by_one_classifier_of_digits(path, tmp_path):
+    dataset = stacked_mnist.load(path=path, count=200)
+    single = lenet.build(stacked_mnist.digits(path=path), device=CPU, cache_dir=tmp_path)
+    triple = stacked_lenet.build(dataset, device=CPU, cache_dir=tmp_path, path=path)
+    images = dataset.batch(torch.arange(200), CPU, torch.float32, labelled=False).inputs
+    features, modes = triple(images)
+    channels = [single(images[:, channel : channel + 1]) for channel in range(3)]
+    torch.testing.assert_close(features, torch.cat([each.features for each in channels], 1))
+    assert features.shape == (200, triple.dimensions)
+    assert modes.sum(1).tolist() == pytest.approx([1.0] * 200, abs=1e-5)
+    digits = [each.probabilities.argmax(1) for each in channels]
+    assert torch.equal(modes.argmax(1), 100 * digits[0] + 10 * digits[1] + digits[2])
+    assert float(modes[0, 345]) == pytest.approx(float(channels[0][1][0, 3] * channels[1][1][0, 4] * channels[2][1][0, 5]), rel=1e-5)
+    by_images = metric.evaluate(images, single.probabilities)
+    assert metric.of_modes(modes.argmax(1)) == by_images
+    assert triple.weights_hash != single.weights_hash
+    assert triple.facts == single.facts
+
+
+def test_its_extractor_refuses_other_data(path, tmp_path):
+    with pytest.raises(ValueError, match="stacked_lenet is for the data set stacked_mnist, and not for"):
+        stacked_lenet.build(parquet.load(path=path), device=CPU, cache_dir=tmp_path, path=path)
 
 
 @pytest.mark.parametrize("protocol", stacked_mnist.PROTOCOLS.values())

@@ -40,6 +40,20 @@ def test_a_finished_run_can_be_extended_by_one_worker(undisturbed, folder):
     assert longer.run.info.status == "FINISHED"
 
 
+def test_checkpoints_are_scored_by_a_task_of_their_own_as_the_workers_would(tmp_path):
+    config = write_config(tmp_path)
+    beside, out, _ = train(tmp_path, config, "ray.asynchronous_evaluation=true", "evaluation.objective=kid_pixels")
+    within, _, _ = train(tmp_path, config, "--local")
+    wanted = {step: value for step, value in within.values("quality/kid_pixels").items() if step > 0}
+    assert beside.values("quality/kid_pixels") == pytest.approx(wanted, rel=1e-9)
+    assert beside.steps("progress/images_scored") == [800, 1600, 2400, 3200]
+    assert beside.values("d/loss") == within.values("d/loss")
+    assert beside.run.data.tags["raygan.provenance.quality"] == within.run.data.tags["raygan.provenance.quality"]
+    best = min(wanted, key=wanted.get)
+    assert [path.name for path in (tmp_path / "runs" / beside.run_id).glob("best_*")] == [f"best_{best:012d}"]
+    assert f"kid_pixels   {wanted[3200]:.4f} after; best {wanted[best]:.4f}" in out
+
+
 def workers_of(process):
     """The processes of the run's ranks, among those that this command started."""
     found = []
