@@ -1,6 +1,7 @@
 """What every metric asks of its features before it starts, and the blocks that it works through."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Shaped
@@ -41,6 +42,17 @@ def rows_at_once(dimensions: int, most: int) -> int:
 def slices(count: int, size: int) -> list[slice]:
     """Consecutive parts of `count` rows, `size` long but the last."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No TensorFloat-32: with its 10 bits near neighbours cannot be told from far ones."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _as_rows(metric: str, name: str, features: Tensor, at_least: int) -> Tensor:

@@ -7,8 +7,6 @@ from differences, in float64, so those of equal points are exactly 0. A sample i
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -16,7 +14,7 @@ from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from gan_core import distributed
-from gan_core.metrics._features import rows_at_once, slices, usable
+from gan_core.metrics._features import full_precision, rows_at_once, slices, usable
 
 BLOCK = 2048
 
@@ -57,17 +55,6 @@ class Near(NamedTuple):
     has_twin: Bool[Tensor, " count"]
 
 
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """No TensorFloat-32: with its 10 bits near neighbours cannot be told from far ones."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def manifold(real: Shaped[Tensor, "real ..."], fake: Shaped[Tensor, "fake ..."], *, k_precision: int = 3, k_coverage: int = 5) -> Manifold:
     """All that `Manifold` names, from one look at each pair of samples.
 
@@ -90,7 +77,7 @@ def neighbours(points: Float[Tensor, "count dimensions"], k: int) -> Neighbours:
     """The k nearest other samples of each; there must be more than k."""
     assert len(points) > k, (len(points), k)
     cloud, best = _Cloud.of(points, points), _Nearest(points, k)
-    with _full_precision():
+    with full_precision():
         for rows, columns in distributed.my_part(_pairs_of_blocks(points)):
             squares = cloud.squares(rows, cloud, columns)
             if rows == columns:
@@ -105,7 +92,7 @@ def nearest(points: Float[Tensor, "count dimensions"], references: Float[Tensor,
     """The nearest reference of each point (k = 1)."""
     cloud, others, best = _Cloud.of(points, references), _Cloud.of(references, references), _Nearest(points, 1)
     tasks = [(rows, columns) for rows in _slices(points) for columns in _slices(references)]
-    with _full_precision():
+    with full_precision():
         for rows, columns in distributed.my_part(tasks):
             best.offer(rows, cloud.squares(rows, others, columns), columns.start)
     return best.of_all_ranks(references)
@@ -115,7 +102,7 @@ def pairs_within(points: Float[Tensor, "count dimensions"], threshold: float) ->
     """The pairs of samples not farther apart than `threshold`, each counted once."""
     cloud, pairs = _Cloud.of(points, points), 0
     least = torch.full_like(cloud.norms, torch.inf)
-    with _full_precision():
+    with full_precision():
         for rows, columns in distributed.my_part(_pairs_of_blocks(points)):
             squares = cloud.squares(rows, cloud, columns)
             if rows == columns:
@@ -134,7 +121,7 @@ def closest_pairs(points: Float[Tensor, "count dimensions"], count: int) -> Floa
     cloud = _Cloud.of(points, points)
     best = torch.full((count,), torch.inf, dtype=points.dtype, device=points.device)
     ends = torch.zeros(count, 2, dtype=torch.int64, device=points.device)
-    with _full_precision():
+    with full_precision():
         for rows, columns in distributed.my_part(_pairs_of_blocks(points)):
             squares = cloud.squares(rows, cloud, columns)
             if rows == columns:
@@ -212,7 +199,7 @@ def _between(real: Tensor, fake: Tensor, radii: _Radii) -> tuple[Tensor, Tensor,
     balls = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
     to_real, to_fake = _Nearest(fake, 1), _Nearest(real, 1)
     tasks = [(rows, columns) for rows in _slices(real) for columns in _slices(fake)]
-    with _full_precision():
+    with full_precision():
         for rows, columns in distributed.my_part(tasks):
             squares = reals.squares(rows, fakes, columns)
             fake_margin[columns] = fake_margin[columns].minimum((squares - squared.real[rows, None]).amin(0))

@@ -20,8 +20,49 @@ def by_the_book(real, fake):
 @pytest.mark.parametrize("block", [3, 7, 4096])
 def test_the_distance_equals_its_definition(monkeypatch, block):
     monkeypatch.setattr(kernel_distance, "BLOCK", block)
-    real, fake = torch.randn(11, 1, 3, 3), torch.randn(7, 1, 3, 3) + 0.5
+    source = torch.Generator().manual_seed(0)
+    real, fake = (normal(count, 9, source).view(-1, 1, 3, 3) + shift for count, shift in ((11, 0.0), (7, 0.5)))
     assert kernel_distance.evaluate(real, fake)["kid_pixels"] == pytest.approx(by_the_book(real, fake), rel=1e-10)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, 100.0])
+def test_float32_features_lose_little_whatever_their_mean(mean):
+    """The error is that of the features themselves in float32, and not that of a kernel of 1e12."""
+    source = torch.Generator().manual_seed(0)
+    real, fake = (side.float() for side in (normal(300, 64, source) + mean, 1.1 * normal(300, 64, source) + mean + 0.05))
+    exact = kernel_distance.evaluate(real.double(), fake.double())
+    assert kernel_distance.evaluate(real, fake) == pytest.approx(exact, rel=2e-6)
+
+
+def test_many_samples_are_divided_into_groups_and_each_is_used_once(monkeypatch):
+    source = torch.Generator().manual_seed(0)
+    real, fake = normal(70, 3, source), normal(45, 3, source) + 0.5
+    monkeypatch.setattr(kernel_distance, "WITHIN", 20)
+    found = kernel_distance.evaluate(real, fake)
+    groups = list(zip(kernel_distance._divided(real, 3), kernel_distance._divided(fake, 3), strict=True))
+    monkeypatch.setattr(kernel_distance, "WITHIN", 1000)
+    alone = [kernel_distance.evaluate(real[left], fake[right]) for left, right in groups]
+    assert found["kid_pixels"] == pytest.approx(np.mean([each["kid_pixels"] for each in alone]), rel=1e-12)
+    assert found["kid_pixels_error"] == pytest.approx(np.sqrt(sum(each["kid_pixels_error"] ** 2 for each in alone)) / 3, rel=1e-12)
+    assert torch.equal(torch.cat([left for left, _ in groups]).sort().values, torch.arange(70))
+    assert [len(right) for _, right in groups] == [15, 15, 15]
+
+
+def test_groups_do_not_follow_the_order_of_the_samples(monkeypatch):
+    """Sorted by class, or not: the same in expectation."""
+    monkeypatch.setattr(kernel_distance, "WITHIN", 50)
+    source = torch.Generator().manual_seed(0)
+    classes = torch.arange(400) // 40
+    real, fake = (normal(400, 4, source) + classes[:, None] for _ in range(2))
+    assert abs(kernel_distance.evaluate(real, fake.flip(0))["kid_pixels"]) < 3 * kernel_distance.evaluate(real, fake)["kid_pixels_error"]
+    in_order = np.mean([kernel_distance.evaluate(real[i : i + 50], fake.flip(0)[i : i + 50])["kid_pixels"] for i in range(0, 400, 50)])
+    assert in_order > 100 * kernel_distance.evaluate(real, fake)["kid_pixels_error"]
+
+
+def test_the_error_is_the_spread_of_grouped_estimates_too(monkeypatch):
+    monkeypatch.setattr(kernel_distance, "WITHIN", 40)
+    values, errors = draws(0.7, (160, 160))
+    assert np.sqrt(np.mean(errors**2)) == pytest.approx(values.std(), rel=0.12)
 
 
 def test_the_estimate_is_unbiased_where_the_distributions_are_equal():
