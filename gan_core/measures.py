@@ -75,12 +75,8 @@ def _coverage(evidence: Evidence) -> dict[str, float]:
 
 def _score(evidence: Evidence) -> dict[str, float]:
     found, of = {**_precision(evidence), **_coverage(evidence)}, evidence.extractor
-    return score.evaluate(
-        precision=found[f"precision_{of}"],
-        coverage=found[f"coverage_{of}"],
-        precision_error=found[f"precision_{of}_error"],
-        coverage_error=found[f"coverage_{of}_error"],
-    )
+    shares = ("precision", "recall", "coverage")
+    return score.evaluate(**{f"{name}{end}": found[f"{name}_{of}{end}"] for name in shares for end in ("", "_error")})
 
 
 def _classes(evidence: Evidence) -> dict[str, float]:

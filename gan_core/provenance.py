@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 
 from gan_core.schema import Section, explain
 
-METRICS_VERSION = 1  # raised by every change of the metrics' code that changes a score
+METRICS_VERSION = 2  # raised by every change of the metrics' code that changes a score
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=0)]

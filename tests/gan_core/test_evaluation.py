@@ -34,7 +34,7 @@ def test_every_metric_that_is_asked_for_is_in_each_evaluation():
             "split": "train",
             "seed": 0,
             "content_hash": trainer.parts.dataset.content_hash,
-            "metrics_version": 1,
+            "metrics_version": 2,
         }
     assert trainer.objective == "quality/score"
     assert trainer.best == {"quality/score": last.metrics["quality/score"], "images_seen": 160.0}

@@ -7,36 +7,45 @@ import torch
 from gan_core.measures import MEASURES, Evidence
 from gan_core.metrics import score
 
+SHARES = ("precision", "recall", "coverage")
 
-def of(precision, coverage, **errors):
-    return score.evaluate(precision=precision, coverage=coverage, **errors)["score"]
+
+def of(*values, **errors):
+    return score.evaluate(**dict(zip(SHARES, values, strict=True)), **errors)["score"]
 
 
 def test_the_score_is_the_harmonic_mean():
-    assert of(0.6, 0.3) == pytest.approx(0.4, rel=1e-14)
-    assert of(1.0, 1.0) == 1.0
-    assert of(0.0, 0.0) == of(1.0, 0.0) == of(0.0, 1.0) == 0.0
+    assert of(0.6, 0.3, 0.4) == pytest.approx(3 / (1 / 0.6 + 1 / 0.3 + 1 / 0.4), rel=1e-14)
+    assert of(1.0, 1.0, 1.0) == 1.0
+    assert of(0.0, 1.0, 1.0) == of(1.0, 0.0, 1.0) == of(1.0, 1.0, 0.0) == 0.0
 
 
-def test_the_score_grows_with_fidelity_and_with_coverage():
+def test_the_score_grows_with_each_share():
     grid = [step / 10 for step in range(1, 11)]
     for a in grid:
-        for low, high in pairwise(grid):
-            assert of(a, high) > of(a, low)
-            assert of(high, a) > of(low, a)
+        for b in grid:
+            for low, high in pairwise(grid):
+                assert of(a, b, high) > of(a, b, low)
+                assert of(a, high, b) > of(a, low, b)
+                assert of(high, a, b) > of(low, a, b)
+
+
+def test_the_score_is_below_three_times_the_smallest_share():
+    assert 0.02 < of(1.0, 1.0, 0.01) < 0.03
 
 
 def test_the_error_is_that_of_small_changes():
-    step = 1e-6
-    by_precision, by_coverage = (of(0.6 + step, 0.3) - of(0.6, 0.3)) / step, (of(0.6, 0.3 + step) - of(0.6, 0.3)) / step
-    found = score.evaluate(precision=0.6, coverage=0.3, precision_error=0.02, coverage_error=0.05)["score_error"]
-    assert found == pytest.approx(math.hypot(by_precision * 0.02, by_coverage * 0.05), rel=1e-4)
+    step, values, errors = 1e-6, (0.6, 0.3, 0.8), (0.02, 0.05, 0.03)
+    slopes = [(of(*(value + step * (place == moved) for place, value in enumerate(values))) - of(*values)) / step for moved in range(3)]
+    found = score.evaluate(**dict(zip(SHARES, values, strict=True)), **dict(zip([f"{name}_error" for name in SHARES], errors, strict=True)))
+    expected = math.hypot(*(slope * error for slope, error in zip(slopes, errors, strict=True)))
+    assert found["score_error"] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("precision", "coverage"), [(1.1, 0.5), (0.5, -0.1), (math.nan, 0.5)])
-def test_values_that_are_no_shares_are_refused(precision, coverage):
+@pytest.mark.parametrize("values", [(1.1, 0.5, 0.5), (0.5, -0.1, 0.5), (0.5, 0.5, math.nan)])
+def test_values_that_are_no_shares_are_refused(values):
     with pytest.raises(ValueError, match="must be between 0 and 1"):
-        of(precision, coverage)
+        of(*values)
 
 
 def measured(real, fake):
