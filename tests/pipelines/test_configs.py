@@ -13,9 +13,9 @@ NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 @pytest.mark.parametrize("name", NAMES)
 def test_every_packaged_config_builds(name, tmp_path):
     encoded, _ = noise_images(4, size=28)
-    given = {"data.path": str(write_parquet(tmp_path / "a.parquet", encoded, [0] * 4))}
-    tree = load_named(name)
-    config = validate(merge(tree, given if tree["data"]["name"] == "parquet" else {}), JobConfig)
+    path = str(write_parquet(tmp_path / "a.parquet", encoded, [0] * 4))
+    given = {"mnist": {"data.path": path}, "stacked_mnist": {"data.path": path, "data.count": 8, "evaluation.extractor.path": path}}
+    config = validate(merge(load_named(name), given.get(name, {})), JobConfig)
     config.require_divisible(config.ray.num_workers)
     build_networks(config.gan(), load_dataset(config.gan()))
     assert validate(unflatten(flatten(config)), JobConfig) == config
