@@ -167,21 +167,13 @@ def _end(tracker: Tracker, run_id: str, status: str, error: str = "") -> None:
 
 def _summary(ride: Ride, outcome: Outcome, model: str, clock: "Stopwatch") -> str:
     config, tracker, run_id = ride.plan.config, ride.tracker, ride.run_id
-    first, last, best = outcome["first_scores"], outcome["last_scores"], outcome["best"]
     folder, ranks = f"{config.ray.storage_path}/{run_id}", len(outcome["peak_memory_bytes"])
     workers = f"for each of {ranks} workers" if ranks > 1 else "with one worker"
     lines = [
         f"\ntrained {outcome['images_seen'] / 1000:.1f} kimg: {outcome['d_steps']} discriminator steps, {outcome['g_steps']} generator "
         f"steps, {outcome['device_seconds']:.0f} device seconds, {outcome['images_seen'] / outcome['device_seconds']:.0f} images/s "
         f"{workers}",
-        *(
-            f"{key.removeprefix('quality/'):12} "
-            + (f"{first[key]:.4f} before, " if key in first else "")
-            + f"{value:.4f} after"
-            + (f"; best {best[key]:.4f}" if key in best else "")
-            for key, value in last.items()
-            if not key.endswith("_error")
-        ),
+        *_score_lines(outcome),
         f"start-up     {clock.text()}",
         f"peak memory  {', '.join(f'{peak / 1e6:.0f} MB' for peak in outcome['peak_memory_bytes'])} (by worker)",
         f"samples      {folder}/{storage.checkpoint_name(outcome['images_seen'])}/{SAMPLES}",
@@ -190,6 +182,21 @@ def _summary(ride: Ride, outcome: Outcome, model: str, clock: "Stopwatch") -> st
         f"run          {tracker.page(run_id)}{tracker.hint}",
     ]
     return "\n".join(lines)
+
+
+def _score_lines(outcome: Outcome) -> list[str]:
+    """A line for each score: before the first step where that was measured, at the end, and of the best checkpoint where it decides that."""
+    first, best, lines = outcome["first_scores"], outcome["best"], []
+    for key, value in outcome["last_scores"].items():
+        if not key.endswith("_error"):
+            before = f"{_number(first[key])} before, " if key in first else ""
+            at_best = f"; best {_number(best[key])}" if key in best else ""
+            lines.append(f"{key.removeprefix(evaluation.PREFIX):12} {before}{_number(value)} after{at_best}")
+    return lines
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1.0 and value == int(value) else f"{value:.4f}"
 
 
 @contextmanager
