@@ -185,7 +185,7 @@ def _summary(ride: Ride, outcome: Outcome, model: str, clock: "Stopwatch") -> st
 
 
 def _score_lines(outcome: Outcome) -> list[str]:
-    """A line for each score: before the first step where that was measured, at the end, and of the best checkpoint where it decides that."""
+    """A line for each score: before the first step if that was measured, at the end, and of the best checkpoint if it decides that."""
     first, best, lines = outcome["first_scores"], outcome["best"], []
     for key, value in outcome["last_scores"].items():
         if not key.endswith("_error"):
