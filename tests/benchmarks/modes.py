@@ -32,7 +32,7 @@ PLAYERS = ("generator", "discriminator")
 OURS = {
     "network.generator": {"output": "linear", "hidden_width": 200, "hidden_layers": 3},
     "network.discriminator": {"hidden_width": 200, "hidden_layers": 3},
-    "regularizers.r1_gamma": 0.005,
+    "regularizers.r1_gamma": 0.01,
     "ema_halflife_kimg": 100.0,
     **{f"optimizer.{player}": {"lr": 1e-3, "beta1": 0.0, "beta2": 0.99} for player in PLAYERS},
 }
