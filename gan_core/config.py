@@ -31,6 +31,8 @@ FREE_ON_RESUME = (
     "data.path",
     "data.cache_dir",
     "data.max_corrupt_fraction",
+    "evaluation.extractor.path",
+    "evaluation.extractor.weights",
 )
 SUPPLIED_BY_DATA = frozenset({"resolution", "channels", "num_classes"})
 

@@ -37,11 +37,10 @@ def build_judge(
     """What scores generators of this config: `evaluation.real_count` of the training images, by the extractor and metrics named there.
 
     Raises:
-        ValueError: a metric cannot be measured with this extractor, these data or so few images; or the ranks' extractors differ.
+        ValueError: a metric cannot be measured with this extractor, these data or so few images.
     """
     asked = config.evaluation
     extractor = build_extractor(asked.extractor, dataset, device)
-    distributed.require_equal_text(extractor.weights_hash, f"extractor {extractor.name}", device)
     count = len(train) if asked.real_count is None else min(asked.real_count, len(train))
     chosen = train[sampling.evaluation_indices(config.seed, count=count, dataset_size=len(train))].sort().values
     judge = Judge(
@@ -58,28 +57,38 @@ def build_judge(
 
 
 def objective(config: GanConfig, dataset: ImageDataset) -> tuple[str, float]:
-    """The score that ranks checkpoints, such as `quality/kid_pixels`, and its sign: 1 where smaller is better, else -1."""
+    """The score that ranks checkpoints, such as `quality/kid_pixels`, and its sign: 1 where smaller is better, else -1.
+
+    Raises:
+        ValueError: `evaluation.objective` is of a metric that these data do not have.
+    """
     directions = scores_of(metrics_of(config, dataset), config.evaluation.extractor.name)
     name = config.evaluation.objective or next(name for name, better in directions.items() if better)
+    if name not in directions:
+        raise ValueError(f"evaluation.objective: {name} cannot be measured of {dataset.name}; the scores here: {', '.join(directions)}")
     return f"{PREFIX}{name}", 1.0 if directions[name] == "lower" else -1.0
 
 
 def score(judge: Judge, parts: Parts, config: GanConfig) -> Scores:
-    """Scores of `evaluation.fake_count` images, named `quality/*`; ranks share the work and get the same values.
-
-    Raises:
-        EvaluationError: `evaluation.objective` is named and could not be measured.
-    """
+    """Scores of `evaluation.fake_count` images, named `quality/*`; ranks share the work and get the same values."""
     count = config.evaluation.fake_count
     try:
         found = judge.score(_fakes(judge, parts, config, count), count)
     except ValueError as error:  # images that no metric can read: NaN, or values out of range
         found = Scores({}, dict.fromkeys(judge.metrics, str(error)), judge.provenance(count))
-    named = config.evaluation.objective
-    if named is not None and named not in found.values:
-        reasons = "; ".join(f"{metric}: {reason}" for metric, reason in found.failures.items())
-        raise EvaluationError(f"evaluation.objective: {named} could not be measured ({reasons or 'too few images'})")
     return found._replace(values={f"{PREFIX}{key}": value for key, value in found.values.items()})
+
+
+def require_objective(scores: Scores, config: GanConfig) -> None:
+    """Check that the objective, if the config names one, was measured.
+
+    Raises:
+        EvaluationError: it was not, and why.
+    """
+    named = config.evaluation.objective
+    if named is not None and f"{PREFIX}{named}" not in scores.values:
+        reasons = "; ".join(f"{metric}: {reason}" for metric, reason in scores.failures.items())
+        raise EvaluationError(f"evaluation.objective: {named} could not be measured ({reasons or 'too few images'})")
 
 
 def _fakes(judge: Judge, parts: Parts, config: GanConfig, count: int) -> Iterator[Float[Tensor, "batch C H W"]]:

@@ -98,7 +98,7 @@ class Judge:
         for name in self.metrics:
             fewest = MEASURES[name].fewest
             if fewest is not None:
-                fewest(min(count, len(self.real)), self.extractor.dimensions)
+                fewest(len(self.real), count, self.extractor.dimensions)
 
     def _fake_features(self, fakes: Iterable[Tensor], count: int) -> Features:
         parts: list[Features] = []

@@ -23,7 +23,7 @@ from gan_core.metrics import (
     score,
     stacked_mnist,
 )
-from gan_core.metrics._neighbours import Manifold, manifold
+from gan_core.metrics._neighbours import Manifold, manifold, require_neighbours
 
 Better = Literal["lower", "higher"]
 
@@ -49,15 +49,15 @@ class Evidence:
 class Measure(NamedTuple):
     """`run` gives the scores; `needs` names what may be absent (judge.py says what each is); `better` says which scores there are.
 
-    Names of scores end in the extractor's, but for those in `plain`. `fewest` raises ValueError where so many images, the smaller count of
-    the two sides, are too few for features of so many dimensions.
+    Names of scores end in the extractor's, but for those in `plain`. `fewest` raises ValueError where so many reals and so many fakes
+    are too few for features of so many dimensions.
     """
 
     run: Callable[[Evidence], dict[str, float]]
     better: dict[str, Better | None]
     needs: tuple[str, ...] = ()
     plain: bool = False
-    fewest: Callable[[int, int], None] | None = None
+    fewest: Callable[[int, int, int], None] | None = None
 
 
 def _frechet(evidence: Evidence) -> dict[str, float]:
@@ -71,6 +71,10 @@ def _precision(evidence: Evidence) -> dict[str, float]:
 
 def _coverage(evidence: Evidence) -> dict[str, float]:
     return density_coverage.evaluate(evidence.real, evidence.fake, extractor=evidence.extractor, found=evidence.manifold)
+
+
+def _enough_neighbours(real: int, fake: int, _: int) -> None:
+    require_neighbours(min(real, fake))
 
 
 def _score(evidence: Evidence) -> dict[str, float]:
@@ -117,19 +121,22 @@ def _parzen(evidence: Evidence) -> dict[str, float]:
 
 
 MEASURES: dict[str, Measure] = {
-    "frechet_distance": Measure(_frechet, {"fd": "lower"}, fewest=frechet_distance.require_enough),
+    "frechet_distance": Measure(
+        _frechet, {"fd": "lower"}, fewest=lambda real, fake, dimensions: frechet_distance.require_enough(min(real, fake), dimensions)
+    ),
     "kernel_distance": Measure(
         lambda evidence: kernel_distance.evaluate(evidence.real, evidence.fake, extractor=evidence.extractor), {"kid": "lower"}
     ),
-    "precision_recall": Measure(_precision, {"precision": "higher", "recall": "higher"}),
-    "density_coverage": Measure(_coverage, {"density": None, "coverage": "higher"}),
-    "score": Measure(_score, {"score": "higher"}, plain=True),
+    "precision_recall": Measure(_precision, {"precision": "higher", "recall": "higher"}, fewest=_enough_neighbours),
+    "density_coverage": Measure(_coverage, {"density": None, "coverage": "higher"}, fewest=_enough_neighbours),
+    "score": Measure(_score, {"score": "higher"}, plain=True, fewest=_enough_neighbours),
     "classifier_score": Measure(_classifier, {"classifier_score": "higher"}, needs=("fake_probabilities",)),
     "class_coverage": Measure(_classes, {"modes": "higher", "reverse_kl": "lower"}, needs=("fake_probabilities",)),
     "memorisation": Measure(_memorisation, {"memorisation": None, "copies": "lower"}, needs=("held_out",)),
     "birthday_paradox": Measure(
         lambda evidence: birthday_paradox.evaluate(evidence.real, evidence.fake, extractor=evidence.extractor),
         {"duplicates": "lower", "support": "higher"},
+        fewest=lambda real, fake, _: birthday_paradox.require_enough(real, fake),
     ),
     "stacked_mnist": Measure(
         _stacked, {"modes_stacked_mnist": "higher", "reverse_kl_stacked_mnist": "lower"}, needs=("fake_probabilities", "stacks"), plain=True

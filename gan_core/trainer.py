@@ -83,8 +83,13 @@ class Trainer:
 
         Raises:
             DivergenceError: a loss became NaN or infinite.
+            EvaluationError: the config names an objective, and it could not be measured; what could is reported first.
+            ValueError: the ranks' extractors differ.
             RuntimeError: the ranks' replicas differ.
         """
+        if self.judge is not None:
+            extractor = self.judge.extractor
+            distributed.require_equal_text(extractor.weights_hash, f"extractor {extractor.name}", self.parts.device)
         with torch.random.fork_rng(devices=[self.parts.device] if self.parts.device.type == "cuda" else []):
             if self.images_seen == 0:
                 self._report(report, previous=-1)
@@ -257,6 +262,8 @@ class Trainer:
             self.best = {self.objective: metrics[self.objective], "images_seen": float(self.images_seen)}
         state = self.state_dict if checkpoint_due else None
         report(Report(self.images_seen, metrics, picture, state, is_best, self.done, dict(self.alarms.ringing), scores))
+        if scores is not None:
+            evaluation.require_objective(scores, self.config)
 
     def _evaluate(self) -> Scores | None:
         """Scores of the averaged generator as it is now."""

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import psutil
 from mlflow.exceptions import MlflowException
@@ -32,6 +32,7 @@ class Ride(NamedTuple):
     local: bool
 
 
+T = TypeVar("T")
 Launcher = Callable[[Job, JobConfig, Progress], Outcome]
 
 
@@ -80,12 +81,12 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
         with _terminable():
             with _closed(Progress(config.total_kimg, evaluation.objective(config.gan(), ride.dataset)[0])) as progress:
                 outcome = launch(job, config, progress)
-            if config.ray.asynchronous_evaluation:
-                _take_scores(ride, outcome)
             if outcome["failure"]:  # resuming would repeat it
                 remedy = f"start again with other settings: raygan train --from-run {run_id} key=value ..."
             if outcome["failure"] or outcome["undelivered"]:
                 raise RuntimeError(" ".join(filter(None, (outcome["failure"], outcome["undelivered"]))))
+            if config.ray.asynchronous_evaluation:
+                _patiently(lambda: _take_scores(ride, outcome), config.mlflow.delivery_timeout_seconds)
             clock.worker_laps(outcome)
             model = _patiently(lambda: _finish(ride, outcome, clock), config.mlflow.delivery_timeout_seconds)
     except KeyboardInterrupt:
@@ -109,11 +110,11 @@ def _take_scores(ride: Ride, outcome: Outcome) -> None:
     config = ride.plan.config
     objective, sign = evaluation.objective(config.gan(), ride.dataset)
     histories = tracking.histories(ride.tracker, ride.run_id, evaluation.PREFIX)
-    outcome["last_scores"] = {key: points[-1][1] for key, points in histories.items()}
+    outcome["last_scores"] = {key: points[-1][1] for key, points in histories.items() if points[-1][0] == outcome["images_seen"]}
     if points := histories.get(objective):
         step, value = min(points, key=lambda point: sign * point[1])
         outcome["best"] = {objective: value, "images_seen": float(step)}
-    if config.evaluation.objective and (not points or points[-1][0] != outcome["images_seen"]):
+    if config.evaluation.objective and objective not in outcome["last_scores"]:
         raise RuntimeError(f"evaluation.objective: {config.evaluation.objective} could not be measured at the end; see the run's tags")
 
 
@@ -130,7 +131,7 @@ def _finish(ride: Ride, outcome: Outcome, clock: "Stopwatch") -> str:
     return model
 
 
-def _patiently(action: Callable[[], str], seconds: float) -> str:
+def _patiently(action: Callable[[], T], seconds: float) -> T:
     """Repeat an action on the tracking store until it succeeds or the time is up: a finished training deserves it."""
     give_up_at = time.monotonic() + seconds
     while True:

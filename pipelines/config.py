@@ -14,7 +14,6 @@ from gan_core.schema import Section
 from gan_core.sections import ExtractorConfig
 
 CONFIGS = Path(__file__).parent / "configs"
-JOB_FREE_ON_RESUME = (*FREE_ON_RESUME, "ray.", "mlflow.")
 
 
 def absolute(path: str) -> str:
@@ -51,6 +50,11 @@ class RayConfig(Section):
         if unused and not self.asynchronous_evaluation:
             raise ValueError(f"ray.{unused[0]} has no effect without ray.asynchronous_evaluation; set that to true")
         return self
+
+
+# Who scores must not change within a run: the workers do not know which checkpoint the other ones found best.
+_FREE_OF_RAY = tuple(f"ray.{key}" for key in RayConfig.model_fields if key != "asynchronous_evaluation")
+JOB_FREE_ON_RESUME = (*FREE_ON_RESUME, *_FREE_OF_RAY, "mlflow.")
 
 
 class MlflowConfig(Section):

@@ -15,7 +15,7 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 import ray
 import ray.train
 import ray.train.torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig, ValidationTaskConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines import apart, rank
@@ -69,7 +69,7 @@ def cluster(config: JobConfig) -> Iterator[None]:
 
 def _require_resources(config: JobConfig) -> None:
     owned, asked, workers = ray.cluster_resources(), config.ray, config.ray.num_workers
-    needed = {"CPU": workers * asked.cpus_per_worker, "GPU": float(workers) if asked.use_gpu else 0.0}
+    needed = {"CPU": workers * asked.cpus_per_worker, "GPU": float(workers) if uses_gpu(config) else 0.0}
     remedies = {"CPU": "ray.cpus_per_worker", "GPU": "ray.num_workers"}
     beside = ""
     if asked.asynchronous_evaluation:
@@ -100,10 +100,11 @@ def require_reachable_from_all_nodes(tracking_uri: str) -> None:
 
 
 def uses_gpu(config: JobConfig) -> bool:
-    """`ray.use_gpu`, or where that is open, whether the cluster has a GPU for each worker."""
+    """`ray.use_gpu`, or where that is open, whether the cluster has a GPU for each worker, and those that the evaluation asks for."""
     if config.ray.use_gpu is not None:
         return config.ray.use_gpu
-    return bool(ray.cluster_resources().get("GPU", 0.0) >= config.ray.num_workers)
+    beside = config.ray.evaluation_gpus if config.ray.asynchronous_evaluation else 0.0
+    return bool(ray.cluster_resources().get("GPU", 0.0) >= config.ray.num_workers + beside)
 
 
 def launch(job: "Job", config: JobConfig, progress: Progress) -> "Outcome":
@@ -140,8 +141,7 @@ def _validation(config: JobConfig, told: apart.Told) -> ValidationConfig:
     """Scoring beside the training. What it is told is part of the function: arguments, and so credentials, would be stored in files."""
     return ValidationConfig(
         fn=partial(apart.score, told=told),
-        task_config=ValidationTaskConfig(timeout_s=config.ray.evaluation_timeout_seconds),
-        ray_remote_kwargs={"num_cpus": config.ray.evaluation_cpus, "num_gpus": config.ray.evaluation_gpus},
+        ray_remote_kwargs={"num_cpus": 0},  # it waits for the task that works
     )
 
 

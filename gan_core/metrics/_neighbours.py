@@ -16,6 +16,7 @@ from torch import Tensor
 from gan_core import distributed
 from gan_core.metrics._features import full_precision, rows_at_once, slices, usable
 
+K_PRECISION, K_COVERAGE = 3, 5
 BLOCK = 2048
 
 
@@ -55,7 +56,19 @@ class Near(NamedTuple):
     has_twin: Bool[Tensor, " count"]
 
 
-def manifold(real: Shaped[Tensor, "real ..."], fake: Shaped[Tensor, "fake ..."], *, k_precision: int = 3, k_coverage: int = 5) -> Manifold:
+def require_neighbours(count: int) -> None:
+    """Refuse fewer samples than have the neighbours that `manifold` looks for.
+
+    Raises:
+        ValueError: `count` is too small.
+    """
+    if count <= K_COVERAGE:
+        raise ValueError(f"manifold: needs at least {K_COVERAGE + 1} real and fake samples, given {count}")
+
+
+def manifold(
+    real: Shaped[Tensor, "real ..."], fake: Shaped[Tensor, "fake ..."], *, k_precision: int = K_PRECISION, k_coverage: int = K_COVERAGE
+) -> Manifold:
     """All that `Manifold` names, from one look at each pair of samples.
 
     With torch.distributed, called with the same arguments on all ranks, which share the pairs.

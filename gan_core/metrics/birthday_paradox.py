@@ -52,9 +52,18 @@ def calibrated_threshold(real: Float[Tensor, "real dimensions"], count: int) -> 
     Raises:
         ValueError: fewer reals than `count`, from which nothing so rare can be estimated.
     """
-    if len(real) < count:
-        raise ValueError(
-            f"birthday_paradox: {len(real)} real images cannot calibrate a threshold for {count} fakes; "
-            f"give at least {count} real images, at most {len(real)} fakes, or a threshold"
-        )
+    require_enough(len(real), count)
     return float(closest_pairs(real, math.comb(len(real), 2) // math.comb(count, 2))[-1])
+
+
+def require_enough(real: int, fake: int) -> None:
+    """Refuse fewer reals than fakes.
+
+    Raises:
+        ValueError: `real` is below `fake`.
+    """
+    if real < fake:
+        raise ValueError(
+            f"birthday_paradox: {real} real images cannot calibrate a threshold for {fake} fakes; "
+            f"give at least {fake} real images, at most {real} fakes, or a threshold"
+        )

@@ -13,12 +13,12 @@ from jaxtyping import Float64, Shaped
 from torch import Tensor
 
 from gan_core import distributed
-from gan_core.metrics._features import slices, usable
+from gan_core.metrics._features import full_precision, slices, usable
 
 BLOCK = 2048
 PANEL = 256  # columns of a covariance at once: of a symmetric matrix nearly half need not be computed
-INFLUENCES = 2500  # rows whose influences give the standard error, which is then itself known to a few per cent
-WELL_CONDITIONED = 1e-4  # the least pivot of a Cholesky factor over the largest
+INFLUENCES = 2500  # rows, seen in the precision of the features, that give the standard error: it is itself known to a few per cent
+WELL_CONDITIONED = 1e-3  # the least pivot of a Cholesky factor over the largest
 _EPSILON = torch.finfo(torch.float64).eps
 
 
@@ -158,7 +158,8 @@ def _influences(side: _Side, other_mean: Tensor, values: Tensor) -> Tensor:
     found = torch.zeros(len(side.rows), dtype=torch.float64, device=side.rows.device)
     for part in distributed.my_part(slices(len(side.rows), BLOCK)):
         centred = side.rows[part].double() - side.moments.mean
-        moved = (centred.to(side.rows.dtype) @ side.basis.to(side.rows.dtype)).double().square() @ values
+        with full_precision():
+            moved = (centred.to(side.rows.dtype) @ side.basis.to(side.rows.dtype)).double().square() @ values
         found[part] = 2.0 * centred @ (side.moments.mean - other_mean) + centred.square().sum(1) - moved
     return distributed.sum_over_ranks(found)
 
@@ -179,7 +180,7 @@ def _distance(real: Moments, fake: Moments, values: Tensor) -> float:
 def _transport(left: Tensor, right: Tensor) -> _Transport:
     """By Cholesky factors and a symmetric eigendecomposition, in a third of the time of the exact way; that is kept for covariances that
     are singular or nearly so. The singular values are taken as lengths of M^T u, not as roots of eigenvalues of M M^T, which would lose
-    half of the digits.
+    half of the digits; those below 1e-8 of the largest would still be wrong, which WELL_CONDITIONED excludes.
     """
     lower, upper = _cholesky(left), _cholesky(right)
     if lower is None or upper is None:

@@ -1,7 +1,6 @@
 """Kernel two-sample distance: the squared maximum mean discrepancy under the cubic kernel of KID (1801.01401)."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,21 +14,13 @@ BLOCK = 512  # rows and columns of a tile of pairs, of which those below the dia
 WITHIN = 1000  # samples of each kind among which all pairs are taken, the paper's size of a subset (1801.01401, section 4)
 
 
-class RowSums(NamedTuple):
-    """Sums of the kernel for each sample: over the others of its own set, and over the other set."""
-
-    real_real: Float64[Tensor, " real"]
-    fake_fake: Float64[Tensor, " fake"]
-    real_fake: Float64[Tensor, " real"]
-    fake_real: Float64[Tensor, " fake"]
-
-
 def evaluate(real: Shaped[Tensor, "real ..."], fake: Shaped[Tensor, "fake ..."], *, extractor: str = "pixels") -> dict[str, float]:
     """`kid_<extractor>`: the unbiased MMD^2 between real and fake features [count, ...] (flattened), images being their own by default.
 
     Zero in expectation when both come from one distribution (so it may be slightly negative); comparable only between features
-    of one extractor. Up to WITHIN samples of the rarer kind all pairs are used; more are divided at random, the same way each time, into
-    as few equal groups as have no more, and the mean over the groups is given: unbiased too, with every sample used once.
+    of one extractor. Up to WITHIN samples of each kind all pairs are used. More are divided at random, the same way each time, into
+    equal groups of no more; the kernel's mean is taken within each group, and between groups that meet in turn, until every group of the
+    commoner kind has met one. That is unbiased too, and takes time as the counts and not as their squares.
 
     Inner products are taken in float32 about the common mean, so that rounding is small against the spread; all else is float64.
     With float64 features it is all float64.
@@ -46,63 +37,93 @@ def evaluate(real: Shaped[Tensor, "real ..."], fake: Shaped[Tensor, "fake ..."],
     U-statistics of several samples: Arvesen 1969.
     """
     real, fake = usable("kernel_distance", {"real": real, "fake": fake})
-    groups = -(-min(len(real), len(fake)) // WITHIN)
-    found = [_of_group(real[left], fake[right]) for left, right in zip(_divided(real, groups), _divided(fake, groups), strict=True)]
-    scores = {f"kid_{extractor}": sum(value for value, _ in found) / groups}
-    if all(variance is not None for _, variance in found):
-        scores[f"kid_{extractor}_error"] = math.sqrt(sum(variance or 0.0 for _, variance in found)) / groups
+    reals, fakes = _Side.of(real), _Side.of(fake)
+    centre = (real[: reals.largest].mean(0, dtype=torch.float64) + fake[: fakes.largest].mean(0, dtype=torch.float64)) / 2.0
+    turns = max(len(reals.groups), len(fakes.groups))
+    with full_precision():
+        for turn in range(turns):
+            left, right = turn % len(reals.groups), turn % len(fakes.groups)
+            one, other = _Centred.of(real[reals.groups[left]], centre), _Centred.of(fake[fakes.groups[right]], centre)
+            if turn == left:
+                reals.add_within(one, left, centre)
+            if turn == right:
+                fakes.add_within(other, right, centre)
+            _add_between(one, other, (reals, left), (fakes, right), centre)
+    left_part, right_part = reals.over_ranks(turns), fakes.over_ranks(turns)
+    scores = {f"kid_{extractor}": left_part.within + right_part.within - 2.0 * left_part.between}
+    if left_part.variance is not None and right_part.variance is not None:
+        scores[f"kid_{extractor}_error"] = math.sqrt(left_part.variance + right_part.variance)
     return scores
 
 
-def _divided(rows: Tensor, groups: int) -> Sequence[Tensor | slice]:
-    """Which rows each of so many groups has. Their order may say what they are, so it must not say whom they are compared with."""
-    if groups == 1:
-        return [slice(None)]
-    return torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).to(rows.device).tensor_split(groups)
+class _Part(NamedTuple):
+    """One side's share of the estimate: the kernel's mean within it and with the other side, and what its samples add to the variance."""
+
+    within: float
+    between: float
+    variance: float | None
 
 
-def _of_group(real: Tensor, fake: Tensor) -> tuple[float, float | None]:
-    """The estimate by all pairs of these samples, and its variance."""
-    sums = row_sums(real, fake)
-    m, n = len(real), len(fake)
-    total_real, total_fake, total_between = sums.real_real.sum(), sums.fake_fake.sum(), sums.real_fake.sum()
-    value = float(total_real / (m * (m - 1)) + total_fake / (n * (n - 1)) - 2.0 * total_between / (m * n))
-    if min(m, n) <= 2:
-        return value, None
-    return value, float(_jackknife(sums.real_real, sums.real_fake, n) + _jackknife(sums.fake_fake, sums.fake_real, m))
+class _Side:
+    """The samples of one kind in groups, with each one's mean of the kernel over the others of its group, and over its partners.
 
-
-def row_sums(real: Shaped[Tensor, "real dimensions"], fake: Shaped[Tensor, "fake dimensions"]) -> RowSums:
-    """In blocks of at most BLOCK x BLOCK pairs, so memory does not grow with the counts.
-
-    A block of pairs within one set serves both halves of the square.
+    A group has a partner, a group of the other side, at every turn it is up; `turns` counts them.
     """
-    sums = RowSums(*(rows.new_zeros(len(rows), dtype=torch.float64) for rows in (real, fake, real, fake)))
-    centre = (real.mean(0, dtype=torch.float64) + fake.mean(0, dtype=torch.float64)) / 2.0
-    reals, fakes = _Centred.of(real, centre), _Centred.of(fake, centre)
-    size = rows_at_once(real.shape[1], BLOCK)
-    tasks = [
-        (within, left, right, left_sums, right_sums, rows, columns)
-        for within, left, right, left_sums, right_sums in (
-            (True, reals, reals, sums.real_real, sums.real_real),
-            (True, fakes, fakes, sums.fake_fake, sums.fake_fake),
-            (False, reals, fakes, sums.real_fake, sums.fake_real),
-        )
-        for rows in slices(len(left.rows), size)
-        for columns in slices(len(right.rows), size)
-        if not within or rows.start <= columns.start
-    ]
-    square = float(centre @ centre)
-    with full_precision():
-        for within, left, right, left_sums, right_sums, rows, columns in distributed.my_part(tasks):
-            values = _kernel(left, rows, right, columns, square)
-            own = within and rows == columns
-            if own:
+
+    def __init__(self, groups: list[Tensor], rows: Tensor) -> None:
+        self.groups = groups
+        self.largest = max(len(group) for group in groups)
+        self.own, self.with_other = (rows.new_zeros(len(rows), dtype=torch.float64) for _ in range(2))
+        self.turns = [0] * len(groups)
+
+    @classmethod
+    def of(cls, rows: Tensor) -> "_Side":
+        """At random, the same way each time: the order of samples may say what they are, so it must not say whom they meet."""
+        count = -(-len(rows) // WITHIN)
+        order = torch.arange(len(rows))
+        if count > 1:
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+        return cls(list(order.to(rows.device).tensor_split(count)), rows)
+
+    def add_within(self, samples: "_Centred", group: int, centre: Tensor) -> None:
+        """The kernel within a group; a tile of pairs serves both halves of the square."""
+        sums = self.own.new_zeros(len(samples.rows))
+        tiles = slices(len(samples.rows), rows_at_once(samples.rows.shape[1], BLOCK))
+        for rows, columns in distributed.my_part([(rows, columns) for rows in tiles for columns in tiles if rows.start <= columns.start]):
+            values = _kernel(samples, rows, samples, columns, centre)
+            if rows == columns:
                 values.fill_diagonal_(0.0)
-            left_sums[rows] += values.sum(1)
-            if not own:
-                right_sums[columns] += values.sum(0)
-    return RowSums(*(distributed.sum_over_ranks(part) for part in sums))
+            else:
+                sums[columns] += values.sum(0)
+            sums[rows] += values.sum(1)
+        self.own[self.groups[group]] = sums / (len(sums) - 1)
+
+    def over_ranks(self, turns: int) -> _Part:
+        """Means over the groups, and the variance by the jackknife: of each sample left out in its group."""
+        self.own, self.with_other = distributed.sum_over_ranks(self.own), distributed.sum_over_ranks(self.with_other)
+        within, between, variance = 0.0, 0.0, 0.0
+        for group, up in zip(self.groups, self.turns, strict=True):
+            n, share = len(group), up / turns
+            own, with_other = self.own[group] / len(self.groups), self.with_other[group] / up * share
+            within += float(own.mean())
+            between += float(with_other.mean())
+            if n > 2:
+                left_out = -2.0 * own / (n - 2) + 2.0 * with_other / (n - 1)
+                variance += float((left_out - left_out.mean()).square().sum() * ((n - 1) / n))
+        return _Part(within, between, variance if min(map(len, self.groups)) > 2 else None)
+
+
+def _add_between(one: "_Centred", other: "_Centred", left: tuple[_Side, int], right: tuple[_Side, int], centre: Tensor) -> None:
+    """The kernel between two groups, to each sample's mean over its partners."""
+    sums = [side.own.new_zeros(len(side.groups[group])) for side, group in (left, right)]
+    size = rows_at_once(one.rows.shape[1], BLOCK)
+    for rows, columns in distributed.my_part([(i, j) for i in slices(len(one.rows), size) for j in slices(len(other.rows), size)]):
+        values = _kernel(one, rows, other, columns, centre)
+        sums[0][rows] += values.sum(1)
+        sums[1][columns] += values.sum(0)
+    for (side, group), total, partners in zip((left, right), sums, (len(other.rows), len(one.rows)), strict=True):
+        side.with_other[side.groups[group]] += total / partners
+        side.turns[group] += 1
 
 
 class _Centred(NamedTuple):
@@ -121,15 +142,8 @@ class _Centred(NamedTuple):
         return cls(about, along)
 
 
-def _kernel(left: _Centred, rows: slice, right: _Centred, columns: slice, square: float) -> Tensor:
+def _kernel(left: _Centred, rows: slice, right: _Centred, columns: slice, centre: Tensor) -> Tensor:
     """(x . y / d + 1)^3, where x . y = x' . y' + x' . c + c . y' + c . c with x' and y' the samples about c."""
     products = (left.rows[rows] @ right.rows[columns].T).double()
-    products.add_(left.along[rows, None]).add_(right.along[columns]).add_(square).div_(left.rows.shape[1]).add_(1.0)
+    products.add_(left.along[rows, None]).add_(right.along[columns]).add_(centre @ centre).div_(len(centre)).add_(1.0)
     return products.square().mul_(products)
-
-
-def _jackknife(own: Tensor, between: Tensor, others: int) -> Tensor:
-    """(n-1)/n times the sum of squares of the estimate with one of n samples left out, about their mean; constants fall out."""
-    n = len(own)
-    left_out = -2.0 * own / ((n - 1) * (n - 2)) + 2.0 * between / ((n - 1) * others)
-    return (left_out - left_out.mean()).square().sum() * ((n - 1) / n)

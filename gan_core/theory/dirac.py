@@ -38,6 +38,7 @@ FATES = {
     "converges": "exponentially fast to (0, 0)",
     "creeps": "comes closer for ever, slower than exponentially",
     "circles": "stays about as far from (0, 0)",
+    "drifts off": "goes ever farther from (0, 0)",
     "stops off 0": "D lost its slope before theta was 0: least_squares wants the logit 1/2 at 0, and D = psi x has no bias to give it",
     "no rest at 0": "the penalty pushes the game off (0, 0), because it wants a slope of 1 there; the eigenvalues beside it decide nothing",
 }
@@ -193,6 +194,8 @@ def fate(verdict: Verdict) -> str:
     if verdict.trajectory[-1, 1].abs() < BESIDE:
         return "stops off 0"
     quarters = verdict.trajectory.norm(dim=1)[1:].view(4, -1).amax(1)
+    if quarters[3] > 1.03 * quarters[1]:
+        return "drifts off"
     return "creeps" if quarters[3] < 0.97 * quarters[1] else "circles"
 
 

@@ -255,4 +255,6 @@ def test_the_fate_of_a_game_is_what_its_simulation_does():
     assert found["non_saturating", "none"] == "creeps"
     assert found["non_saturating", "lecam"] == "creeps"
     assert found["least_squares", "r1"] == "stops off 0"
-    assert set(found.values()) == set(dirac.FATES)
+    far = {dirac.fate(each) for each in dirac.verdicts(["f_total_variation"], ["none"])}
+    assert far == {"drifts off"}
+    assert set(found.values()) | far == set(dirac.FATES)

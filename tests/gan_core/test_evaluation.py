@@ -78,18 +78,23 @@ def test_training_goes_on_where_scores_fail_and_says_why():
     assert last.state is not None
 
 
-def test_a_metric_that_fails_alone_leaves_the_others():
-    trainer = tiny_trainer(evaluation__metrics=["kernel_distance", "birthday_paradox"], evaluation__fake_count=64)
+def test_a_metric_that_fails_alone_leaves_the_others(monkeypatch):
+    def fail(evidence):
+        raise ValueError("no such luck")
+
+    monkeypatch.setitem(MEASURES, "precision_recall", MEASURES["precision_recall"]._replace(run=fail))
+    trainer = tiny_trainer(evaluation__metrics=["kernel_distance", "precision_recall"])
     report = reports_of(trainer)[-1]
     assert "quality/kid_pixels" in report.metrics
-    assert "32 real images cannot calibrate a threshold for 64 fakes" in report.scores.failures["birthday_paradox"]
+    assert report.scores.failures == {"precision_recall": "no such luck"}
 
 
 def test_a_run_whose_objective_cannot_be_measured_stops():
-    trainer = tiny_trainer(evaluation__objective="kid_pixels")
+    trainer, reports = tiny_trainer(evaluation__objective="kid_pixels"), []
     trainer.parts.g_ema.network = Broken()
     with pytest.raises(EvaluationError, match=r"evaluation.objective: kid_pixels could not be measured \(kernel_distance: .*NaN"):
-        trainer.run([].append)
+        trainer.run(reports.append)
+    assert [list(report.scores.failures) for report in reports] == [["kernel_distance"]]
 
 
 def test_somebody_else_may_score():
@@ -134,6 +139,9 @@ def test_settings_that_cannot_be_are_refused_with_the_config(options, sentence):
         ({"evaluation__metrics": ["memorisation"], "diagnostics__held_out": 0.0}, "memorisation cannot be measured: no images are known"),
         ({"evaluation__metrics": ["mode_coverage"]}, "mode_coverage cannot be measured: the data set digits is not a known mixture"),
         ({"evaluation__metrics": ["stacked_mnist"]}, "stacked_mnist cannot be measured"),
+        ({"evaluation__objective": "modes"}, "evaluation.objective: modes cannot be measured of digits; the scores here: kid_pixels"),
+        ({"evaluation__metrics": ["birthday_paradox"], "evaluation__fake_count": 64}, "32 real images cannot calibrate a threshold for 64"),
+        ({"evaluation__metrics": ["score"], "evaluation__fake_count": 5}, "needs at least 6 real and fake samples, given 5"),
         ({**RANDOM, "evaluation__metrics": ["parzen_window"]}, "parzen_window cannot be measured: it is of pixels"),
         ({"evaluation__extractor__name": "inception", "evaluation__extractor__weights": "nowhere.pt"}, "nowhere.pt"),
     ],

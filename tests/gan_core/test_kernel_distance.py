@@ -34,18 +34,21 @@ def test_float32_features_lose_little_whatever_their_mean(mean):
     assert kernel_distance.evaluate(real, fake) == pytest.approx(exact, rel=2e-6)
 
 
-def test_many_samples_are_divided_into_groups_and_each_is_used_once(monkeypatch):
+@pytest.mark.parametrize("counts", [(70, 45), (45, 70), (30, 90), (20, 20)])
+def test_many_samples_are_divided_into_groups_that_meet_in_turn(monkeypatch, counts):
     source = torch.Generator().manual_seed(0)
-    real, fake = normal(70, 3, source), normal(45, 3, source) + 0.5
+    real, fake = normal(counts[0], 3, source), normal(counts[1], 3, source) + 0.5
     monkeypatch.setattr(kernel_distance, "WITHIN", 20)
-    found = kernel_distance.evaluate(real, fake)
-    groups = list(zip(kernel_distance._divided(real, 3), kernel_distance._divided(fake, 3), strict=True))
-    monkeypatch.setattr(kernel_distance, "WITHIN", 1000)
-    alone = [kernel_distance.evaluate(real[left], fake[right]) for left, right in groups]
-    assert found["kid_pixels"] == pytest.approx(np.mean([each["kid_pixels"] for each in alone]), rel=1e-12)
-    assert found["kid_pixels_error"] == pytest.approx(np.sqrt(sum(each["kid_pixels_error"] ** 2 for each in alone)) / 3, rel=1e-12)
-    assert torch.equal(torch.cat([left for left, _ in groups]).sort().values, torch.arange(70))
-    assert [len(right) for _, right in groups] == [15, 15, 15]
+    reals, fakes = (kernel_distance._Side.of(side).groups for side in (real, fake))
+    for side, groups in ((real, reals), (fake, fakes)):
+        assert torch.equal(torch.cat(groups).sort().values, torch.arange(len(side)))
+        assert max(map(len, groups)) <= 20
+    kernel = lambda x, y: (x @ y.T / 3 + 1.0) ** 3  # noqa: E731
+    off_diagonal = lambda values: float((values.sum() - values.trace()) / (len(values) * (len(values) - 1)))  # noqa: E731
+    within = sum(np.mean([off_diagonal(kernel(side[g], side[g])) for g in groups]) for side, groups in ((real, reals), (fake, fakes)))
+    turns = range(max(len(reals), len(fakes)))
+    between = np.mean([float(kernel(real[reals[t % len(reals)]], fake[fakes[t % len(fakes)]]).mean()) for t in turns])
+    assert kernel_distance.evaluate(real, fake)["kid_pixels"] == pytest.approx(within - 2.0 * between, rel=1e-11)
 
 
 def test_groups_do_not_follow_the_order_of_the_samples(monkeypatch):
@@ -59,9 +62,10 @@ def test_groups_do_not_follow_the_order_of_the_samples(monkeypatch):
     assert in_order > 100 * kernel_distance.evaluate(real, fake)["kid_pixels_error"]
 
 
-def test_the_error_is_the_spread_of_grouped_estimates_too(monkeypatch):
+@pytest.mark.parametrize("counts", [(160, 160), (200, 60), (50, 180)])
+def test_the_error_is_the_spread_of_grouped_estimates_too(monkeypatch, counts):
     monkeypatch.setattr(kernel_distance, "WITHIN", 40)
-    values, errors = draws(0.7, (160, 160))
+    values, errors = draws(0.7, counts)
     assert np.sqrt(np.mean(errors**2)) == pytest.approx(values.std(), rel=0.12)
 
 

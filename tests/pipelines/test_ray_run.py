@@ -1,5 +1,6 @@
 """Runs through Ray Train with two workers: undisturbed, with a worker killed in the middle, and diverging."""
 
+import re
 import time
 
 import psutil
@@ -54,12 +55,62 @@ def test_checkpoints_are_scored_by_a_task_of_their_own_as_the_workers_would(tmp_
     assert f"kid_pixels   {wanted[3200]:.4f} after; best {wanted[best]:.4f}" in out
 
 
+def unscored(run):
+    """The checkpoints that could not be scored, each with the reason."""
+    start = "evaluation.unscored."
+    return {key.removeprefix(start): value for key, value in run.run.data.tags.items() if key.startswith(start)}
+
+
+def test_a_task_that_cannot_score_is_told_and_does_not_end_the_run(tmp_path):
+    """Too slow each time: cancelled. The run goes on, keeps its checkpoints, and says what is missing."""
+    run, out, err = train(tmp_path, write_config(tmp_path), "ray.asynchronous_evaluation=true", "ray.evaluation_timeout_seconds=0.01")
+    assert run.run.info.status == "FINISHED"
+    said = "it took longer than ray.evaluation_timeout_seconds, 0.01"
+    assert unscored(run) == {f"checkpoint_{step:012d}": said for step in (800, 1600, 2400, 3200)}
+    assert (out + err).count("could not be scored: it took longer than") == 4
+    assert run.steps("quality/kid_pixels") == []
+    assert "kid_pixels" not in out
+
+
+def test_a_scoring_task_that_is_killed_costs_one_score_and_not_the_run(tmp_path):
+    process = start(tmp_path, write_config(tmp_path), "ray.asynchronous_evaluation=true")
+    wait_for(lambda: processes_of(process, "ray::work"))[0].kill()
+    status, out, err = finish(process)
+    assert status == 0, err
+    run = TrackedRun(tmp_path, out.split("run ", 1)[1].split(":")[0])
+    ((name, reason),) = unscored(run).items()
+    lost = int(name.removeprefix("checkpoint_"))
+    assert run.steps("quality/kid_pixels") == [step for step in (800, 1600, 2400, 3200) if step != lost]
+    assert f"{name} could not be scored: {reason}" in out + err
+    assert "died" in reason
+
+
+@pytest.mark.slow
+def test_divergence_is_what_a_run_dies_of_also_where_scores_are_made_beside_it(tmp_path):
+    words = [
+        "ray.asynchronous_evaluation=true",
+        "evaluation.objective=kid_pixels",
+        "optimizer.discriminator.lr=1e30",
+        "optimizer.generator.lr=1e30",
+    ]
+    status, _, err = finish(start(tmp_path, write_config(tmp_path), *words))
+    assert status == 1
+    assert re.search(r"failed: [dg]/\w+ is (nan|inf)", err)
+    assert "--from-run" in err
+    assert "could not be measured at the end" not in err
+
+
 def workers_of(process):
-    """The processes of the run's ranks, among those that this command started."""
+    """The processes of the run's ranks."""
+    return processes_of(process, "RayTrainWorker")
+
+
+def processes_of(process, words):
+    """Those whose command holds `words`, among all that this command started."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
-            if "RayTrainWorker" in " ".join(child.cmdline()):
+            if words in " ".join(child.cmdline()):
                 found.append(child)
         except psutil.Error:
             continue
