@@ -11,7 +11,7 @@ from gan_core import distributed, pictures, sampling
 from gan_core.building import Parts
 from gan_core.config import GanConfig
 from gan_core.datatypes import Batch, ImageDataset
-from gan_core.judge import Judge, Scores, build_extractor
+from gan_core.judge import Judge, Scores, build_extractor, require_data
 from gan_core.measures import scores_of
 from gan_core.sections import DEFAULT_METRICS
 
@@ -39,7 +39,8 @@ def build_judge(
     Raises:
         ValueError: a metric cannot be measured with this extractor, these data or so few images.
     """
-    asked = config.evaluation
+    asked, unseen = config.evaluation, held_out if len(held_out) else None
+    require_data(metrics_of(config, dataset), dataset, unseen)
     extractor = build_extractor(asked.extractor, dataset, device)
     count = len(train) if asked.real_count is None else min(asked.real_count, len(train))
     chosen = train[sampling.evaluation_indices(config.seed, count=count, dataset_size=len(train))].sort().values
@@ -48,7 +49,7 @@ def build_judge(
         extractor,
         metrics_of(config, dataset),
         real=chosen,
-        held_out=held_out if len(held_out) else None,
+        held_out=unseen,
         split="train",
         seed=config.seed,
     )

@@ -24,6 +24,7 @@ from gan_core.provenance import Provenance
 from gan_core.sections import ExtractorConfig
 
 AT_ONCE = 256
+OTHER_KINDS = {"mixture", "stacks", "pixels"}  # needs of metrics that are of other data, or of another extractor, by their nature
 
 
 class Scores(NamedTuple):
@@ -96,9 +97,8 @@ class Judge:
             ValueError: too few for one of them.
         """
         for name in self.metrics:
-            fewest = MEASURES[name].fewest
-            if fewest is not None:
-                fewest(len(self.real), count, self.extractor.dimensions)
+            if reason := _too_few(name, self.extractor, len(self.real), count):
+                raise ValueError(reason)
 
     def _fake_features(self, fakes: Iterable[Tensor], count: int) -> Features:
         parts: list[Features] = []
@@ -187,19 +187,49 @@ def build_extractor(config: ExtractorConfig, dataset: ImageDataset, device: torc
     return extractor
 
 
-def measurable(dataset: ImageDataset, extractor: Extractor, *, held_out: Tensor | None) -> tuple[str, ...]:
-    """All metrics for which there is what they read."""
-    return tuple(name for name in MEASURES if not _lacks(name, dataset, extractor, held_out))
+def unmeasurable(dataset: ImageDataset, extractor: Extractor, *, real: int, fake: int, held_out: Tensor | None) -> dict[str, str]:
+    """The metrics that so many images and this extractor cannot be measured by, each with the reason."""
+    found = {name: _lacks(name, dataset, extractor, held_out) or _too_few(name, extractor, real, fake) for name in MEASURES}
+    return {name: reason for name, reason in found.items() if reason}
+
+
+def _too_few(metric: str, extractor: Extractor, real: int, fake: int) -> str:
+    fewest = MEASURES[metric].fewest
+    try:
+        if fewest is not None:
+            fewest(real, fake, extractor.dimensions)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def require_data(metrics: Iterable[str], dataset: ImageDataset, held_out: Tensor | None) -> None:
+    """Check what can be known before there is an extractor, which may take minutes to train.
+
+    Raises:
+        ValueError: a metric is unknown, or of other data than these.
+    """
+    for name in metrics:
+        registry.require_choice("metric", name, MEASURES)
+        lacking = _lacking_data(dataset, held_out)
+        for need in MEASURES[name].needs:
+            if need in lacking and lacking[need][0]:
+                raise ValueError(f"metric {name} cannot be measured: {lacking[need][1]}")
+
+
+def _lacking_data(dataset: ImageDataset, held_out: Tensor | None) -> dict[str, tuple[bool, str]]:
+    return {
+        "held_out": (held_out is None, "no images are known that training did not see; judge a run by its own data"),
+        "mixture": (dataset.mixture is None, f"the data set {dataset.name} is not a known mixture of points"),
+    }
 
 
 def _lacks(metric: str, dataset: ImageDataset, extractor: Extractor, held_out: Tensor | None) -> str:
     """Why the metric cannot be measured, or an empty text."""
-    lacking = {
+    lacking = _lacking_data(dataset, held_out) | {
         "fake_probabilities": (not extractor.num_classes, f"the extractor {extractor.name} has no classes; lenet and inception have"),
-        "held_out": (held_out is None, "no images are known that training did not see; judge a run by its own data"),
         "pixels": (extractor.name != "pixels" or not extractor.bounded, "it is of pixels; set extractor.name=pixels"),
         "stacks": (extractor.name != "stacked_lenet", "it counts the modes of Stacked-MNIST; set extractor.name=stacked_lenet"),
-        "mixture": (dataset.mixture is None, f"the data set {dataset.name} is not a known mixture of points"),
     }
     return next((reason for lacks, reason in map(lacking.__getitem__, MEASURES[metric].needs) if lacks), "")
 
@@ -209,4 +239,4 @@ def _require_measurable(judge: Judge) -> None:
     for name in judge.metrics:
         registry.require_choice("metric", name, MEASURES)
         if reason := _lacks(name, judge.dataset, judge.extractor, judge.held_out):
-            raise ValueError(f"metrics: {name} cannot be measured: {reason}")
+            raise ValueError(f"metric {name} cannot be measured: {reason}")

@@ -139,7 +139,7 @@ MEASURES: dict[str, Measure] = {
         fewest=lambda real, fake, _: birthday_paradox.require_enough(real, fake),
     ),
     "stacked_mnist": Measure(
-        _stacked, {"modes_stacked_mnist": "higher", "reverse_kl_stacked_mnist": "lower"}, needs=("fake_probabilities", "stacks"), plain=True
+        _stacked, {"modes_stacked_mnist": "higher", "reverse_kl_stacked_mnist": "lower"}, needs=("stacks",), plain=True
     ),
     "parzen_window": Measure(_parzen, {"parzen_pixels": "higher", "parzen_sigma": None}, needs=("held_out", "pixels"), plain=True),
     "mode_coverage": Measure(

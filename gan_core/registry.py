@@ -19,7 +19,7 @@ def find(package: str, name: str) -> ModuleType:
     Raises:
         ValueError: no such module; the message lists the choices.
     """
-    require_choice(package.rpartition(".")[2], name, choices(package))
+    require_choice(package.rpartition(".")[2].removesuffix("s"), name, choices(package))
     return importlib.import_module(f"{package}.{name}")
 
 

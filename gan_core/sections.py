@@ -173,7 +173,7 @@ class EvaluationConfig(Section):
 
     `metrics` are keys of gan_core.measures.MEASURES; null is kernel_distance, and mode_coverage too for the points of a known mixture.
     `objective` is the score that decides which checkpoint is the best, such as `score` or `fd_lenet`; a run whose objective cannot be
-    measured stops. Null is the first score there is, and a run goes on without it.
+    measured stops. Null is the first score of the first metric; where that cannot be measured the run goes on, without a best checkpoint.
     """
 
     extractor: ExtractorConfig = ExtractorConfig(name="pixels")
@@ -181,6 +181,13 @@ class EvaluationConfig(Section):
     real_count: Annotated[int, Field(gt=1)] | None = 1000
     fake_count: Annotated[int, Field(gt=1)] = 1000
     objective: str | None = None
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _list(cls, metrics: object) -> object:
+        if isinstance(metrics, str):
+            raise ValueError(f"evaluation.metrics: is a list, given {metrics!r}; write [{metrics}]")
+        return metrics
 
     @field_validator("metrics")
     @classmethod
@@ -199,8 +206,8 @@ class EvaluationConfig(Section):
         ranking = [name for name, better in directions.items() if better]
         if self.objective not in ranking:
             raise ValueError(
-                f"evaluation.objective: {self.objective} is not among the scores of these metrics that have a better side: "
-                f"{', '.join(ranking)}; add its metric to evaluation.metrics"
+                f"evaluation.objective: {self.objective} is not among the scores of these metrics that have a better side"
+                f"{registry.suggestion(self.objective, ranking)}: {', '.join(ranking)}; give evaluation.metrics with its metric"
             )
         return self
 

@@ -135,7 +135,8 @@ class EvaluateConfig(Section):
 
     `data` is the real data, by default that which the target was trained on; `split` says which of its images: `train` and `held_out` as
     training divided them, or `all`. The default is `train` for the target's own data and `all` for other data. `real_count: null` is all
-    of these. `extractor: null` is lenet where the data has labels, else random_conv; `metrics: null` is every metric that can be measured.
+    of these; `fake_count: null` is 10,000, or all images of a target that has fewer. `extractor: null` is pixels for points, lenet where
+    images have labels, else random_conv; `metrics: null` is every metric that can be measured.
     Scores go to MLflow as `<name>/<score>`.
     """
 
@@ -143,7 +144,7 @@ class EvaluateConfig(Section):
     split: Literal["train", "held_out", "all"] | None = None
     extractor: ExtractorConfig | None = None
     metrics: tuple[str, ...] | None = None
-    fake_count: Annotated[int, Field(gt=1)] = 10_000
+    fake_count: Annotated[int, Field(gt=1)] | None = None
     real_count: Annotated[int, Field(gt=1)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "evaluate"

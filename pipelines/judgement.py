@@ -11,8 +11,8 @@ from torch import Tensor
 from gan_core import registry, sampling
 from gan_core.config import DataConfig
 from gan_core.datatypes import ImageDataset
-from gan_core.judge import Judge, Scores, build_extractor, measurable
-from gan_core.measures import scores_of
+from gan_core.judge import OTHER_KINDS, Judge, Scores, build_extractor, unmeasurable
+from gan_core.measures import MEASURES, scores_of
 from gan_core.provenance import Provenance, require_same
 from gan_core.sections import ExtractorConfig
 from pipelines import environment, targets, tracking
@@ -20,6 +20,7 @@ from pipelines.config import EvaluateConfig
 from pipelines.targets import Place, Target
 from pipelines.tracking import Tracker
 
+MOST_FAKES = 10_000  # unless a config asks for more
 HELD_OUT = 0.05  # where no config says what training held out
 
 
@@ -40,21 +41,32 @@ def judge(words: list[str], config: EvaluateConfig, *, best: bool) -> bool:
     """
     tracker = tracking.reach(config.mlflow.tracking_uri)
     found = [targets.find(word, tracker, best=best) for word in words]
-    for target in found:
-        if target.available is not None and target.available < config.fake_count:
-            raise ValueError(f"fake_count: {target.name} holds {target.available} images, fewer than {config.fake_count}; set fake_count")
+    count = _fake_count(config, found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     real = _real(config, found)
-    judge = _judge(config, real, found, device)
+    judge, left_out = _judge(config, real, found, device, count)
     for target in found:
-        _require_comparable(tracker, target, config.name, judge.provenance(config.fake_count))
+        _require_comparable(tracker, target, config.name, judge.provenance(count))
     failed = False
     for target in found:
-        scores = judge.score(target.draw(config.fake_count, config.seed, Place(real.dataset, device)), config.fake_count)
+        scores = judge.score(target.draw(count, config.seed, Place(real.dataset, device)), count)
         place, run_id = _log(tracker, target, config, scores)
         print(_table(target, judge, real, scores, place.page(run_id)), flush=True)
         failed = failed or bool(scores.failures)
+    for name, reason in left_out.items():
+        if not set(MEASURES[name].needs) & OTHER_KINDS:
+            print(f"left out: {name}: {reason}")
     return failed
+
+
+def _fake_count(config: EvaluateConfig, found: list[Target]) -> int:
+    """How many images of each target are judged."""
+    fewest = min((target for target in found if target.available is not None), key=lambda target: target.available or 0, default=None)
+    if fewest is None or fewest.available is None:
+        return config.fake_count or MOST_FAKES
+    if config.fake_count is not None and fewest.available < config.fake_count:
+        raise ValueError(f"fake_count: {fewest.name} holds {fewest.available} images, fewer than {config.fake_count}; set fake_count")
+    return config.fake_count or min(MOST_FAKES, fewest.available)
 
 
 def _real(config: EvaluateConfig, found: list[Target]) -> Real:
@@ -80,14 +92,21 @@ def _load(data: DataConfig) -> ImageDataset:
     return dataset
 
 
-def _judge(config: EvaluateConfig, real: Real, found: list[Target], device: torch.device) -> Judge:
-    """The extractor is trained on the data that the targets were trained on, so that scores on other data stay comparable."""
+def _judge(config: EvaluateConfig, real: Real, found: list[Target], device: torch.device, count: int) -> tuple[Judge, dict[str, str]]:
+    """A judge for `count` fakes, and why metrics that nobody asked for are left out.
+
+    The extractor is trained on the data that the targets were trained on, so that scores on other data stay comparable.
+    """
     trained = next((target.config for target in found if target.config is not None), None)
     own = _load(trained.data) if trained is not None and config.data not in (None, trained.data) else real.dataset
-    chosen = config.extractor or ExtractorConfig(name="lenet" if own.labels is not None else "random_conv")
-    extractor = build_extractor(chosen, own, device)
-    metrics = config.metrics or measurable(real.dataset, extractor, held_out=real.held_out)
-    return Judge(real.dataset, extractor, metrics, real=real.chosen, held_out=real.held_out, split=real.split, seed=config.seed)
+    usual = "pixels" if own.mixture is not None else "lenet" if own.labels is not None else "random_conv"
+    extractor = build_extractor(config.extractor or ExtractorConfig(name=usual), own, device)
+    metrics, left_out = config.metrics, {}
+    if metrics is None:
+        left_out = unmeasurable(real.dataset, extractor, real=len(real.chosen), fake=count, held_out=real.held_out)
+        metrics = tuple(name for name in MEASURES if name not in left_out)
+    judge = Judge(real.dataset, extractor, metrics, real=real.chosen, held_out=real.held_out, split=real.split, seed=config.seed)
+    return judge, left_out
 
 
 def _require_comparable(tracker: Tracker, target: Target, name: str, provenance: Provenance) -> None:

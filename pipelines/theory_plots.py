@@ -228,7 +228,7 @@ def _gradients_left(axes: Axes, result: saturation.Confident) -> None:
         axes.axhline(limit, color=color, linestyle=":", linewidth=1.5)
         axes.annotate("theory, D = p/(p+q)", (1.0, 1.25 * limit), color=color, fontsize=9)
     axes.plot(steps, result.judged_real, color="0.5", linewidth=1.6, linestyle="-.", label="mean D(G(z)), for comparison")
-    axes.plot([], [], color="0.3", marker="o", markersize=7.0, linestyle="none", label="D trained on to its optimum")
+    axes.plot([], [], color="0.3", marker="o", markersize=7.0, linestyle="none", label="D trained on until its loss falls no more")
     axes.set(
         xscale="log", yscale="log", xlabel="steps of D + 1, the generator standing still", ylabel="norm of dL / d(a, b)", ylim=(1e-7, 60.0)
     )

@@ -133,20 +133,27 @@ def checks(result: Confident) -> list[Check]:
     share = 0.05 * theory["minimax"]
     return [
         *found,
-        Check("saturation/minimax", "minimax: |dL/dG| with D trained to its optimum", theory["minimax"], final["minimax"], -share, share),
+        Check(
+            "saturation/minimax",
+            "minimax: |dL/dG| with D trained until its loss falls no more",
+            theory["minimax"],
+            final["minimax"],
+            -share,
+            share,
+        ),
         Check(
             "saturation/non_saturating",
-            "non_saturating: |dL/dG| with D trained to its optimum",
+            "non_saturating: |dL/dG| with D trained until its loss falls no more",
             theory["non_saturating"],
             final["non_saturating"],
             -0.6 * theory["non_saturating"],
             -0.1 * theory["non_saturating"],
-            departs="where D is sure of a fake, its loss is all but blind to the slope of its logit, which this gradient is made of",
+            departs="D's loss hardly depends on D's slope where D is sure of a fake: D does not learn it, and G's gradient is made of it",
         ),
         Check(
             "saturation/left_to_minimax",
-            "minimax keeps next to nothing of the non_saturating |dL/dG|, D trained to its optimum",
-            0.0,
+            "|dL/dG| of minimax over that of non_saturating: next to nothing",
+            theory["minimax"] / theory["non_saturating"],
             final["minimax"] / final["non_saturating"],
             0.0,
             1e-3,

@@ -44,7 +44,7 @@ def checks(verdicts: Iterable[Verdict]) -> list[Check]:
     found = []
     for penalty, games in by_penalty.items():
         agreeing = sum(settles(game.trajectory) == game.converges for game in games)
-        claim = f"{penalty}: games that settle, or do not, as their eigenvalues say"
+        claim = f"{penalty}: games whose simulation settles just where the verdict says that it converges"
         found.append(Check(f"dirac/{penalty}/agreeing", claim, float(len(games)), float(agreeing), 0.0, 0.0))
         if penalty in DAMPING:
             claim = f"{penalty}: eigenvalues from the slopes alone: largest deviation"

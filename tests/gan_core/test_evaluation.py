@@ -119,10 +119,13 @@ def test_scores_of_another_kind_are_not_mixed_into_a_run():
     ("options", "sentence"),
     [
         ({"evaluation__metrics": ["fid"]}, "unknown metric name 'fid'"),
+        ({"evaluation__metrics": "kernel_distance"}, r"evaluation.metrics: is a list, given 'kernel_distance'; write \[kernel_distance\]"),
+        ({"evaluation__objective": "kid_pixel"}, "have a better side .did you mean 'kid_pixels'"),
+        ({"evaluation__extractor__name": "stacked_lenet"}, "^evaluation.extractor.path is required"),
         ({"evaluation__metrics": []}, "evaluation.metrics: is empty"),
         ({"evaluation__objective": "fd_pixels"}, "evaluation.objective: fd_pixels is not among the scores of these metrics"),
         ({"evaluation__objective": "density_pixels", "evaluation__metrics": ["density_coverage"]}, "have a better side: coverage_pixels"),
-        ({"evaluation__extractor__name": "lenets"}, "unknown extractors name 'lenets' .did you mean 'lenet'?"),
+        ({"evaluation__extractor__name": "lenets"}, "unknown extractor name 'lenets' .did you mean 'lenet'?"),
         ({"evaluation__fake_count": 1}, "evaluation.fake_count: input should be greater than 1, given 1"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gan_core.data import digits, grid2d
-from gan_core.judge import Judge, as_pixels, build_extractor, measurable
+from gan_core.judge import Judge, as_pixels, build_extractor, unmeasurable
 from gan_core.measures import MEASURES, scores_of
 from gan_core.provenance import require_same
 from gan_core.sections import ExtractorConfig
@@ -101,12 +101,11 @@ def test_what_can_be_measured_follows_from_data_and_extractor():
     dataset = digits.load()
     plain = build_extractor(ExtractorConfig(name="pixels"), dataset, CPU)
     with_classes = build_extractor(ExtractorConfig(name="lenet"), dataset, CPU)
-    assert "class_coverage" not in measurable(dataset, plain, held_out=None)
-    assert set(measurable(dataset, with_classes, held_out=torch.arange(5))) == set(MEASURES) - {
-        "mode_coverage",
-        "parzen_window",
-        "stacked_mnist",
-    }
+    without = unmeasurable(dataset, plain, real=600, fake=300, held_out=None)
+    assert without.keys() == {"class_coverage", "classifier_score", "memorisation", "mode_coverage", "parzen_window", "stacked_mnist"}
+    few = unmeasurable(dataset, with_classes, real=40, fake=50, held_out=torch.arange(5))
+    assert few.keys() == {"birthday_paradox", "frechet_distance", "mode_coverage", "parzen_window", "stacked_mnist"}
+    assert "40 real images cannot calibrate a threshold for 50 fakes" in few["birthday_paradox"]
 
 
 def test_points_of_a_mixture_are_judged_by_their_places():

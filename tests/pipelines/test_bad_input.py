@@ -34,7 +34,7 @@ PARQUET = ["data.name=parquet", "network.name=dcgan"]
 CASES = [
     (["digits", "totl_kimg=1"], "unknown key 'totl_kimg' (did you mean 'total_kimg'?)"),
     (["digits", "ray.num_wrokers=1"], "unknown key 'ray.num_wrokers' (did you mean 'num_workers'?)"),
-    (["digits", "network.name=dcgann"], "unknown networks name 'dcgann' (did you mean 'dcgan'?); choices: dcgan, mlp"),
+    (["digits", "network.name=dcgann"], "unknown network name 'dcgann' (did you mean 'dcgan'?); choices: dcgan, mlp"),
     (["digits", "step_ratio=0:1"], "step_ratio: '0:1' is not d:g"),
     (["digits", "step_ratio=5"], "step_ratio: 5 is not d:g"),
     (["digits", "step_ratio=a:b"], "step_ratio: 'a:b' is not d:g"),

@@ -125,3 +125,21 @@ def test_bad_input_is_refused_before_anything_is_logged(here, capsys, words, rea
     runs = len(here.client.search_runs([here.run.info.experiment_id]))
     assert reason in evaluate(capsys, *words, status=2)
     assert len(here.client.search_runs([here.run.info.experiment_id])) == runs
+
+
+def test_without_settings_a_folder_is_judged_whole_and_what_is_left_out_is_said(here, capsys):
+    out = evaluate(capsys, "pictures", DIGITS, "extractor.name=pixels")
+    assert "200 fakes against 1,797 images of digits (all)" in out
+    assert "left out: memorisation: no images are known that training did not see" in out
+    assert "mode_coverage" not in out
+    assert "could not be measured" not in out
+
+
+def test_points_are_judged_as_they_are(tmp_path, monkeypatch, capsys):
+    data = {"data__name": "ring2d", "data__count": 500, "network__generator__output": "linear"}
+    run, _, _ = train(tmp_path, write_config(tmp_path, **data), "--local", "total_kimg=0.8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    out = evaluate(capsys, run.run_id, "fake_count=300")
+    assert "extractor pixels" in out
+    assert "good_points" in out
