@@ -145,6 +145,8 @@ def test_its_extractor_reads_each_channel_by_one_classifier_of_digits(path, tmp_
     channels = [single(images[:, channel : channel + 1]) for channel in range(3)]
     torch.testing.assert_close(features, torch.cat([each.features for each in channels], 1))
     assert features.shape == (200, triple.dimensions)
+    torch.testing.assert_close(triple(images[7:9]).features, features[7:9], rtol=1e-5, atol=1e-5)
+    assert triple.weights_hash == stacked_lenet.build(dataset, device=CPU, cache_dir=tmp_path / "other", path=path).weights_hash
     assert modes.sum(1).tolist() == pytest.approx([1.0] * 200, abs=1e-5)
     digits = [each.probabilities.argmax(1) for each in channels]
     assert torch.equal(modes.argmax(1), 100 * digits[0] + 10 * digits[1] + digits[2])
