@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gan_core import EvaluationError
+from gan_core import EvaluationError, distributed
 from gan_core.measures import MEASURES, scores_of
 from tests.support import tiny_config, tiny_trainer
 
@@ -104,6 +104,20 @@ def test_somebody_else_may_score():
     assert [report.images_seen for report in other] == [report.images_seen for report in alone]
     assert all(report.scores is None and not report.is_best for report in other)
     assert other[-1].metrics["d/loss"] == alone[-1].metrics["d/loss"]
+
+
+def test_making_a_trainer_waits_for_no_other_rank(monkeypatch):
+    """A node may decode its data, or train its extractor, for longer than a collective's time-out; the workers wait for all afterwards."""
+
+    def wait(*_):
+        raise AssertionError("a collective")
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    for name in ("gather", "any_rank", "sum_over_ranks", "mean_over_ranks"):
+        monkeypatch.setattr(distributed, name, wait)
+    trainer = tiny_trainer()
+    with pytest.raises(AssertionError, match="a collective"):
+        trainer.run([].append)
 
 
 def test_scores_of_another_kind_are_not_mixed_into_a_run():
