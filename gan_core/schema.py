@@ -55,7 +55,7 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
             lines.append(f"{key} is required and was not given")
         elif problem["type"] == "value_error":
             # A section that serves in several places speaks of itself by its own name.
-            lines.extend(line if key in line else line.replace(f"{path[-1]}.", f"{key}.") for line in message.splitlines())
+            lines.extend(line.replace(f"{path[-1]}.", f"{key}.") if path and key not in line else line for line in message.splitlines())
         else:
             lines.append(f"{key}: {message[0].lower()}{message[1:]}, given {problem['input']!r}")
     return lines

@@ -11,6 +11,7 @@ from PIL import Image
 from gan_core import Trainer
 from gan_core.config import GanConfig
 from gan_core.overrides import merge, validate
+from gan_core.provenance import Provenance
 
 
 def tiny_tree(**overrides):
@@ -43,6 +44,22 @@ def tiny_config(**overrides):
 
 def tiny_trainer(**overrides):
     return Trainer(tiny_config(**overrides), device="cpu")
+
+
+def provenance(**changes):
+    """Where a score comes from, made up."""
+    given = {
+        "extractor": "lenet",
+        "weights_hash": "a" * 64,
+        "resize": "none",
+        "dtype": "float32",
+        "real_count": 10_000,
+        "fake_count": 10_000,
+        "split": "test",
+        "seed": 0,
+        "content_hash": "b" * 64,
+    }
+    return Provenance(**{**given, **changes})
 
 
 def png(size=(28, 28), mode="L", value=0):

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from gan_core.data import ring2d
 from gan_core.metrics import (
     _neighbours,
     birthday_paradox,
@@ -28,7 +29,10 @@ from gan_core.metrics import (
     frechet_distance,
     kernel_distance,
     memorisation,
+    mode_coverage,
+    parzen_window,
     precision_recall,
+    stacked_mnist,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +74,9 @@ OURS = {
     "birthday_paradox": birthday_paradox.evaluate,
     "classifier_score": lambda _, fake: classifier_score.evaluate(fake.softmax(1), extractor="pixels"),
     "class_coverage": classes,
+    "stacked_mnist": lambda real, fake: stacked_mnist.of_modes((fake[:, 0] * 1e6).long() % 1000),
+    "mode_coverage": lambda real, fake: mode_coverage.evaluate(fake[:, :2].unflatten(1, (2, 1, 1)), ring2d.load(count=100).mixture),
+    "parzen_window": lambda real, fake: parzen_window.evaluate(real[:1500].clamp(0, 1), fake.clamp(0, 1), real[1500:3000].clamp(0, 1)),
 }
 THEIRS = {
     "torch-fidelity fd": fidelity_fd,
@@ -93,7 +100,9 @@ def measure(metric, count, dimensions, threads=1, block=None):
     torch.set_num_threads(threads)
     if block:
         _neighbours.BLOCK = kernel_distance.BLOCK = frechet_distance.BLOCK = block
-    METRICS[metric](*features(64 if "subsets" not in metric else 1000, min(dimensions, 8)))  # imports and first calls
+    METRICS[metric](
+        *features(64 if "subsets" not in metric and "parzen" not in metric else 3000, min(dimensions, 8))
+    )  # imports and first calls
     real, fake = features(count, dimensions)
     before, started = psutil.Process().memory_info().rss, time.perf_counter()
     values = METRICS[metric](real, fake)

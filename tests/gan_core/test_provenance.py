@@ -3,18 +3,9 @@ import json
 import pytest
 
 from gan_core.provenance import METRICS_VERSION, Provenance, require_same
+from tests.support import provenance
 
-ONE = Provenance(
-    extractor="lenet",
-    weights_hash="a" * 64,
-    resize="none",
-    dtype="float32",
-    real_count=10_000,
-    fake_count=10_000,
-    split="test",
-    seed=0,
-    content_hash="b" * 64,
-)
+ONE = provenance()
 OTHERS = {
     "extractor": "pixels",
     "weights_hash": "c" * 64,

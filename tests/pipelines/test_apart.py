@@ -5,10 +5,10 @@ from mlflow import MlflowClient
 
 from gan_core.judge import Scores
 from gan_core.overrides import flatten, merge, validate
-from gan_core.provenance import Provenance
 from pipelines import apart, launch
 from pipelines.config import JobConfig, load_named, require_resumable
 from pipelines.worker import PROVENANCE_TAG
+from tests.support import provenance
 
 BESIDE = {"ray.asynchronous_evaluation": True, "schedule.evaluate_kimg": 50}
 
@@ -30,18 +30,7 @@ class Board:
 
 
 def made_by(weights_hash, value):
-    provenance = Provenance(
-        extractor="lenet",
-        weights_hash=weights_hash,
-        resize="none",
-        dtype="float32",
-        real_count=10,
-        fake_count=10,
-        split="train",
-        seed=0,
-        content_hash="data",
-    )
-    return Scores({"quality/kid_lenet": value}, {"score": "no luck"}, provenance)
+    return Scores({"quality/kid_lenet": value}, {"score": "no luck"}, provenance(weights_hash=weights_hash))
 
 
 @pytest.fixture
