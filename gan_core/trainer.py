@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gan_core import diagnostics, distributed, evaluation, sampling
 from gan_core.building import Parts, build, build_ratio, build_thresholds
-from gan_core.config import GanConfig
+from gan_core.config import FREE_ON_RESUME, GanConfig
 from gan_core.datatypes import Batch, to_device
 from gan_core.evaluation import EvaluationError
 from gan_core.history import DivergenceError, History, require_finite
@@ -127,14 +127,18 @@ class Trainer:
             "discriminator_optimizer": parts.d.optimizer.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, perturbed: Iterable[str] = ()) -> None:
         """Continue from `state`, which a run of the same config on the same data has made.
+
+        The config may differ in the keys `perturbed`, whose own values hold from here on while weights and moments are the state's: what
+        population based training does (1711.09846, section 3).
 
         Raises:
             ValueError: the config differs in a key that changes what is computed; or the data's content, or how scores are made.
         """
-        mine = flatten(self.config)
-        changed = differences_that_matter({key: state["config"].get(key, "unset") for key in mine}, mine)
+        perturbed, mine = tuple(perturbed), flatten(self.config)
+        theirs = {key: state["config"].get(key, "unset") for key in mine}
+        changed = differences_that_matter(theirs, mine, (*FREE_ON_RESUME, *perturbed))
         if changed:
             raise ValueError("the checkpoint was made with another config; differing keys:\n  " + "\n  ".join(changed))
         if state["content_hash"] != self.parts.dataset.content_hash:
@@ -149,40 +153,51 @@ class Trainer:
         self._provenance = state["provenance"]
         for name in ("d_steps", "g_steps", "images_seen", "device_seconds", "first_scores", "last_scores", "best"):
             setattr(self, name, state[name])
-        self.ratio.load_state_dict(state["ratio"])
+        if "step_ratio" not in perturbed or theirs["step_ratio"] == mine["step_ratio"]:
+            self.ratio.load_state_dict(state["ratio"])
         self.alarms.load_state_dict(state["alarms"])
         if parts.game.anchors is not None:
             parts.game.anchors.copy_(state["anchors"])
         parts.g.network.load_state_dict(state["generator"])
         parts.d.network.load_state_dict(state["discriminator"])
         parts.g_ema.network.load_state_dict(state["g_ema"])
-        parts.g.optimizer.load_state_dict(state["generator_optimizer"])
-        parts.d.optimizer.load_state_dict(state["discriminator_optimizer"])
+        _load_moments(parts.g.optimizer, state["generator_optimizer"])
+        _load_moments(parts.d.optimizer, state["discriminator_optimizer"])
         self._last_good = self.images_seen
 
     def _round(self) -> None:
         """One round of the game: d discriminator steps, g generator steps, one move of the average."""
-        parts, batch_size, began = self.parts, self.config.batch_size, self.images_seen
+        began = self.images_seen
         ratio = self.ratio.current(began)
         for _ in range(ratio.d):
-            if parts.draws_noise:
-                sampling.seed_layers(self.config.seed, "d", self.d_steps, parts.device)
-            real = self._real("d", self.d_steps)
-            latents = Batch(self._z("d", self.d_steps), real.labels)  # so that a pair is of one class
-            stats = discriminator_step(parts.d, parts.g, real, latents, parts.game, step=self.d_steps, draws=self._draws())
-            self.d_steps += 1
-            self.images_seen += batch_size
-            self.ratio.observe(stats)
-            self._history.add(stats, self.d_steps)
+            self.step_discriminator()
         for _ in range(ratio.g):
-            if parts.draws_noise:
-                sampling.seed_layers(self.config.seed, "g", self.g_steps, parts.device)
-            paired = self._real("g", self.g_steps) if parts.game.loss.generator_reads_real else None
-            stats = generator_step(parts.g, parts.d, paired, self._latents(self.g_steps), parts.game)
-            self.g_steps += 1
-            self._history.add(stats, self.g_steps)
-        parts.g_ema.update(images=ratio.d * batch_size, images_seen=self.images_seen)
+            self.step_generator()
+        self.parts.g_ema.update(images=ratio.d * self.config.batch_size, images_seen=self.images_seen)
         self.ratio.adjust(self.images_seen, began)
+
+    def step_discriminator(self) -> None:
+        """One optimizer step of the discriminator on the next batch; moves the clock."""
+        parts = self.parts
+        if parts.draws_noise:
+            sampling.seed_layers(self.config.seed, "d", self.d_steps, parts.device)
+        real = self._real("d", self.d_steps)
+        latents = Batch(self._z("d", self.d_steps), real.labels)  # so that a pair is of one class
+        stats = discriminator_step(parts.d, parts.g, real, latents, parts.game, step=self.d_steps, draws=self._draws())
+        self.d_steps += 1
+        self.images_seen += self.config.batch_size
+        self.ratio.observe(stats)
+        self._history.add(stats, self.d_steps)
+
+    def step_generator(self) -> None:
+        """One optimizer step of the generator."""
+        parts = self.parts
+        if parts.draws_noise:
+            sampling.seed_layers(self.config.seed, "g", self.g_steps, parts.device)
+        paired = self._real("g", self.g_steps) if parts.game.loss.generator_reads_real else None
+        stats = generator_step(parts.g, parts.d, paired, self._latents(self.g_steps), parts.game)
+        self.g_steps += 1
+        self._history.add(stats, self.g_steps)
 
     def _real(self, player: str, step: int) -> Batch:
         config, parts = self.config, self.parts
@@ -295,3 +310,11 @@ class Trainer:
         real = self._images(parts.train[train])
         latents = Batch(z.to(parts.device, parts.dtype), real.labels)
         return diagnostics.measure(parts.d, parts.g, parts.game, train=real, held_out=held_out, latents=latents)
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Continue from another optimizer's moments with this one's own learning rate and betas."""
+    own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)

@@ -8,6 +8,8 @@ from gan_core.registry import suggestion
 
 COMMANDS = {
     "train": "train a GAN through Ray Train, tracked in MLflow",
+    "sweep": "search losses, ratios and other settings with Ray Tune, compared in MLflow",
+    "report": "a page of what a sweep found, from MLflow",
     "evaluate": "judge runs, checkpoints, models or folders of images against real images",
     "theory": "check what the textbook says of GANs, and draw it",
 }

@@ -20,25 +20,28 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines import apart, rank
 from pipelines.config import JobConfig
-from pipelines.progress import Progress
+from pipelines.progress import Watcher
 
 if TYPE_CHECKING:
     from pipelines.worker import Job, Outcome
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, ANSWER_SECONDS, STOP_SECONDS = 0.5, 0.1, 60.0
 CONTROLLER_RETRIES = 5
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-Said = tuple[int, dict[str, float]] | str
+Said = tuple[int, dict[str, float]] | rank.Question | str
+Ask = Callable[[int, dict[str, float], bool], bool]
 
 
 @ray.remote(num_cpus=0)
 class _Board:
-    """Holds the reports and sentences that the driver has not shown yet."""
+    """Holds the reports and sentences that the driver has not shown yet, and its answers to questions."""
 
     def __init__(self) -> None:
         self.waiting: list[Said] = []
+        self.answers: dict[int, bool] = {}
+        self.answer_to_all: bool | None = None
 
     def put(self, said: Said) -> None:
         self.waiting.append(said)
@@ -46,6 +49,17 @@ class _Board:
     def take(self) -> list[Said]:
         taken, self.waiting = self.waiting, []
         return taken
+
+    def reply(self, images_seen: int | None, may_go_on: bool) -> None:
+        """Answer the question at `images_seen`; None is every question from now on."""
+        if images_seen is None:
+            self.answer_to_all = may_go_on
+        else:
+            self.answers[images_seen] = may_go_on
+
+    def answer(self, images_seen: int) -> bool | None:
+        """What `reply` said, None while it has not."""
+        return self.answers.get(images_seen) if self.answer_to_all is None else self.answer_to_all
 
 
 @contextmanager
@@ -107,8 +121,11 @@ def uses_gpu(config: JobConfig) -> bool:
     return bool(ray.cluster_resources().get("GPU", 0.0) >= config.ray.num_workers + beside)
 
 
-def launch(job: "Job", config: JobConfig, progress: Progress) -> "Outcome":
+def launch(job: "Job", config: JobConfig, progress: Watcher, ask: Ask | None = None) -> "Outcome":
     """Run the job on the connected cluster, restarting from the last checkpoint when workers are lost.
+
+    With `ask` the workers wait at each evaluation for its answer to (images_seen, metrics, done): whether to go on. If it raises, as it
+    does where Ray Tune ends a trial, the workers stop there and are waited for first.
 
     Raises:
         ray.train.TrainingFailedError: it failed more than `ray.max_failures` times.
@@ -119,7 +136,7 @@ def launch(job: "Job", config: JobConfig, progress: Progress) -> "Outcome":
     on_gpu, apart_too = uses_gpu(config), config.ray.asynchronous_evaluation
     trainer = ray.train.torch.TorchTrainer(
         rank.train,
-        train_loop_config={"job": job, "board": board, "credentials": credentials, "validates": apart_too},
+        train_loop_config={"job": job, "board": board, "credentials": credentials, "validates": apart_too, "asks": ask is not None},
         validation_config=_validation(config, apart.Told(job=job, credentials=credentials, board=board)) if apart_too else None,
         torch_config=ray.train.torch.TorchConfig(
             backend="nccl" if on_gpu else "gloo", timeout_s=int(config.ray.collective_timeout_seconds)
@@ -132,7 +149,14 @@ def launch(job: "Job", config: JobConfig, progress: Progress) -> "Outcome":
             checkpoint_config=CheckpointConfig(num_to_keep=config.ray.checkpoints_to_keep),
         ),
     )
-    result = _wait(_in_thread(trainer.fit), board, progress)
+    fitting = _in_thread(trainer.fit)
+    try:
+        result = _wait(fitting, board, progress, ask)
+    except BaseException:
+        if ask is not None:
+            board.reply.remote(None, False)
+            wait([fitting], timeout=STOP_SECONDS)
+        raise
     outcome: Outcome = result.return_value
     return outcome
 
@@ -163,14 +187,17 @@ def _in_thread(function: Callable[[], Any]) -> Future[Any]:
     return future
 
 
-def _wait(future: Future[Any], board: Any, progress: Progress) -> Any:
-    """Show the board's reports until the result is there and the last report was shown."""
+def _wait(future: Future[Any], board: Any, progress: Watcher, ask: Ask | None) -> Any:
+    """Show the board's reports, and answer its questions, until the result is there and the last report was shown."""
     finished = False
     while not finished:
-        finished = bool(wait([future], timeout=POLL_SECONDS).done)
+        finished = bool(wait([future], timeout=POLL_SECONDS if ask is None else ANSWER_SECONDS).done)
         for said in ray.get(board.take.remote()):
             if isinstance(said, str):
                 progress.say(said)
+            elif isinstance(said, rank.Question):
+                assert ask is not None
+                board.reply.remote(said.images_seen, ask(*said))
             else:
                 progress.show(*said)
     return future.result()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.fs
 import torch
 
+from gan_core import Report
 from pipelines import storage, worker
 from pipelines.config import JobConfig
 from pipelines.progress import Progress
@@ -29,6 +30,10 @@ class LocalSession:
 
     def wait_for_all(self) -> None:
         """There is one rank."""
+
+    def may_go_on(self, report: Report) -> bool:
+        """Nobody compares this run with others while it lasts."""
+        return True
 
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:

@@ -73,8 +73,8 @@ class Ready(NamedTuple):
     cautions: list[str]
 
 
-def check(config: JobConfig, *, local: bool) -> Ready:
-    """Everything that can be known to be wrong before anything starts.
+def check(config: JobConfig, *, local: bool, command: str = "train") -> Ready:
+    """Everything that can be known to be wrong before anything starts. `command` is who tells the user that an extractor is prepared.
 
     Raises:
         ValueError: workers, data, networks or storage do not fit.
@@ -96,7 +96,7 @@ def check(config: JobConfig, *, local: bool) -> Ready:
     require_fitting(config.gan(), dataset, discriminator)
     extractor = config.evaluation.extractor.name
     if extractor != "pixels":
-        print(f"raygan train: preparing the extractor {extractor}, once for these data", file=sys.stderr)
+        print(f"raygan {command}: preparing the extractor {extractor}, once for these data", file=sys.stderr)
     train, held_out = held_out_split(len(dataset), config.diagnostics.held_out)
     evaluation.build_judge(config.gan(), dataset, train, held_out, torch.device("cpu"))
     return Ready(dataset, cautions(config.gan(), discriminator))

@@ -2,12 +2,24 @@
 
 import sys
 import time
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
 LINE_EVERY_SECONDS = 5.0
 SHOWN = {"d/loss": "d_loss", "g/loss": "g_loss"}
+
+
+class Watcher(Protocol):
+    """Hears of a run while it goes on."""
+
+    def show(self, images_seen: int, metrics: dict[str, float]) -> None:
+        """One report."""
+        ...
+
+    def say(self, sentence: str) -> None:
+        """Something that a person should know now."""
+        ...
 
 
 class Progress:

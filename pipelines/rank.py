@@ -2,13 +2,25 @@
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from gan_core import Report
     from pipelines.worker import Outcome
+
+ANSWER_SECONDS = 0.05
+
+
+class Question(NamedTuple):
+    """Whether the run may go on: what `may_go_on` of rank 0 puts on the board."""
+
+    images_seen: int
+    metrics: dict[str, float]
+    done: bool
 
 
 def train(told: dict[str, Any]) -> "Outcome":
@@ -17,13 +29,13 @@ def train(told: dict[str, Any]) -> "Outcome":
 
     from pipelines import worker
 
-    return worker.run(told["job"], RaySession(told["board"], validates=told["validates"]))
+    return worker.run(told["job"], RaySession(told["board"], validates=told["validates"], asks=told["asks"]))
 
 
 class RaySession:
-    """A Session inside a Ray Train worker; `validates` lets Ray Train have each checkpoint scored."""
+    """A Session inside a Ray Train worker; `validates` lets Ray Train have each checkpoint scored, `asks` waits for leave to go on."""
 
-    def __init__(self, board: Any, *, validates: bool) -> None:
+    def __init__(self, board: Any, *, validates: bool, asks: bool) -> None:
         import ray.train.torch
 
         context = ray.train.get_context()
@@ -31,7 +43,7 @@ class RaySession:
         self.device = ray.train.torch.get_device()
         self._storage = context.get_storage()
         self._board = board
-        self._validates = validates
+        self._validates, self._asks = validates, asks
 
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:
@@ -75,3 +87,17 @@ class RaySession:
     def say(self, sentence: str) -> None:
         """Send a sentence to the driver, without waiting."""
         self._board.put.remote(sentence)
+
+    def may_go_on(self, report: "Report") -> bool:
+        """Have rank 0 put the question on the board, and every rank wait for the driver's answer."""
+        if not self._asks:
+            return True
+        import ray
+        from ray.train.collective import broadcast_from_rank_zero
+
+        answer: bool | None = None
+        if self.rank == 0:
+            ray.get(self._board.put.remote(Question(report.images_seen, report.metrics, report.done)))
+            while (answer := ray.get(self._board.answer.remote(report.images_seen))) is None:
+                time.sleep(ANSWER_SECONDS)
+        return bool(broadcast_from_rank_zero(answer))

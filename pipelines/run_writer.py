@@ -18,7 +18,7 @@ from pipelines.run_pictures import RunPictures, encode
 
 CLOCK = "progress/images_seen"
 METRICS_AT_ONCE = 1000  # the REST API's limit for one request
-WAIT_SECONDS = 1.0
+WAIT_SECONDS, FLUSH_POLL_SECONDS = 1.0, 0.005
 LONGEST_WAIT_SECONDS = 15.0
 
 
@@ -69,7 +69,7 @@ class RunWriter:
         self._uri, self._run_id, self._clock, self._say = tracking_uri, run_id, clock, say
         self._queue: list[Record] = list(pending or [])
         self._lock = threading.Lock()
-        self._closing = threading.Event()
+        self._closing, self._wake = threading.Event(), threading.Event()
         self._give_up_at = float("inf")
         self._mark: int | None = None
         self._pictures = RunPictures(self._client, run_id)
@@ -94,6 +94,16 @@ class RunWriter:
         with self._lock:
             return list(self._queue)
 
+    def flush(self, timeout_seconds: float) -> bool:
+        """Deliver what waits, now; returns whether nothing is left."""
+        give_up_at = time.monotonic() + timeout_seconds
+        self._wake.set()
+        while left := bool(self.pending()):
+            if time.monotonic() > give_up_at:
+                break
+            time.sleep(FLUSH_POLL_SECONDS)
+        return not left
+
     def close(self, timeout_seconds: float) -> None:
         """Deliver what waits.
 
@@ -102,6 +112,7 @@ class RunWriter:
         """
         self._give_up_at = time.monotonic() + timeout_seconds
         self._closing.set()
+        self._wake.set()
         self._thread.join()
         left = self.pending()
         if left:
@@ -112,7 +123,12 @@ class RunWriter:
 
     def _work(self) -> None:
         wait = WAIT_SECONDS
-        while not (self._closing.wait(wait) and (not self.pending() or time.monotonic() > self._give_up_at)):
+        while True:
+            if not self._closing.is_set():
+                self._wake.wait(wait)
+                self._wake.clear()
+            if self._closing.is_set() and (not self.pending() or time.monotonic() > self._give_up_at):
+                return
             try:
                 self._deliver(self.pending())
             except Exception as error:  # whatever the store raises: the records stay queued, and close() reports what is left

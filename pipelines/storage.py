@@ -1,5 +1,6 @@
 """Checkpoint folders of a run, `<storage>/<run id>/checkpoint_<images seen>`: named, found, kept and thinned out."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pyarrow.fs
 from gan_core.checkpoint import SUMS
 
 PREFIX, BEST = "checkpoint_", "best_"
+ADOPTED, RAY_TRAIN_LIST = "adopted.json", "checkpoint_manager_snapshot.json"
 
 
 def checkpoint_name(images_seen: int) -> str:
@@ -55,15 +57,97 @@ def keep_latest(folder: Path, count: int) -> None:
 def keep_best(filesystem: Any, run_path: str, source: Path, images_seen: int) -> None:
     """Copy the checkpoint in `source` to the run's folder as its best, and then delete the one that was best before.
 
-    `filesystem` is pyarrow's. Object stores cannot move folders, so the checksum file is copied last: with it the copy is complete.
+    `filesystem` is pyarrow's.
     """
     final = f"{BEST}{images_seen:012d}"
-    filesystem.create_dir(f"{run_path}/{final}", recursive=True)
-    for file in sorted(source.iterdir(), key=lambda file: file.name == SUMS):
-        pyarrow.fs.copy_files(str(file), f"{run_path}/{final}/{file.name}", destination_filesystem=filesystem)
+    _put(filesystem, f"{run_path}/{final}", source)
     for entry in filesystem.get_file_info(pyarrow.fs.FileSelector(run_path)):
         if entry.base_name.startswith(BEST) and entry.base_name != final:
             filesystem.delete_dir(entry.path)
+
+
+def put(storage_path: str, run_id: str, name: str, source: Path, *, keep: int, best_at: int | None = None) -> None:
+    """Copy the checkpoint in `source` to the run's folder, also as its best if `best_at` is given; keep only the newest `keep`."""
+    filesystem, path = _filesystem(storage_path)
+    folder = f"{path}/{run_id}"
+    if best_at is not None:
+        keep_best(filesystem, folder, source, best_at)
+    _put(filesystem, f"{folder}/{name}", source)
+    for old in sorted(_names(filesystem, folder, PREFIX))[:-keep]:
+        filesystem.delete_dir(f"{folder}/{old}")
+
+
+def has(storage_path: str, run_id: str, name: str) -> bool:
+    """Whether the run has this checkpoint, complete."""
+    filesystem, path = _filesystem(storage_path)
+    return _is_complete(filesystem, f"{path}/{run_id}/{name}")
+
+
+def _is_complete(filesystem: Any, folder: str) -> bool:
+    return bool(filesystem.get_file_info(f"{folder}/{SUMS}").type == pyarrow.fs.FileType.File)
+
+
+def adopt(storage_path: str, run_id: str, donor: str) -> None:
+    """Make another run's checkpoint, `donor` (`<run id>/<name>`), the only one of this run; a second call does nothing.
+
+    ADOPTED says which one it is, and whether the copy is complete: `finish_adoption` goes on where a process died half-way.
+
+    Raises:
+        ValueError: the donor's checkpoint is gone.
+    """
+    filesystem, path = _filesystem(storage_path)
+    if _adopted(filesystem, f"{path}/{run_id}") == {"donor": donor, "complete": True}:
+        return
+    if not _is_complete(filesystem, f"{path}/{donor}"):
+        raise ValueError(f"ray.checkpoints_to_keep: the checkpoint {donor} is gone from {storage_path}; keep more of them")
+    filesystem.create_dir(f"{path}/{run_id}", recursive=True)
+    _note_adopted(filesystem, f"{path}/{run_id}", donor, complete=False)
+    finish_adoption(storage_path, run_id)
+
+
+def finish_adoption(storage_path: str, run_id: str) -> None:
+    """Complete what `adopt` began, if it did. Ray Train's list of the run's own checkpoints goes too, or it would resume from these."""
+    filesystem, path = _filesystem(storage_path)
+    folder = f"{path}/{run_id}"
+    begun = _adopted(filesystem, folder)
+    if begun is None or begun["complete"]:
+        return
+    donor = begun["donor"]
+    for name in _names(filesystem, folder, PREFIX):
+        filesystem.delete_dir(f"{folder}/{name}")
+    if filesystem.get_file_info(f"{folder}/{RAY_TRAIN_LIST}").type == pyarrow.fs.FileType.File:
+        filesystem.delete_file(f"{folder}/{RAY_TRAIN_LIST}")
+    with tempfile.TemporaryDirectory(prefix="raygan-") as copy:
+        pyarrow.fs.copy_files(f"{path}/{donor}", copy, source_filesystem=filesystem)
+        _put(filesystem, f"{folder}/{donor.rpartition('/')[2]}", Path(copy))
+    _note_adopted(filesystem, folder, donor, complete=True)
+
+
+def _adopted(filesystem: Any, folder: str) -> dict[str, Any] | None:
+    place = f"{folder}/{ADOPTED}"
+    if filesystem.get_file_info(place).type != pyarrow.fs.FileType.File:
+        return None
+    with filesystem.open_input_stream(place) as file:
+        found: dict[str, Any] = json.loads(file.read())
+        return found
+
+
+def _note_adopted(filesystem: Any, folder: str, donor: str, *, complete: bool) -> None:
+    with filesystem.open_output_stream(f"{folder}/{ADOPTED}") as file:
+        file.write(json.dumps({"donor": donor, "complete": complete}).encode())
+
+
+def _put(filesystem: Any, folder: str, source: Path) -> None:
+    """Copy a checkpoint's files. Object stores cannot move folders, so the checksum file goes last: with it the copy is complete."""
+    filesystem.create_dir(folder, recursive=True)
+    for file in sorted(source.iterdir(), key=lambda file: file.name == SUMS):
+        pyarrow.fs.copy_files(str(file), f"{folder}/{file.name}", destination_filesystem=filesystem)
+
+
+def _names(filesystem: Any, folder: str, prefix: str) -> list[str]:
+    entries = filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
+    folders = [entry.base_name for entry in entries if entry.type == pyarrow.fs.FileType.Directory]
+    return [name for name in folders if name.startswith(prefix)]
 
 
 def has_checkpoint(storage_path: str, run_id: str) -> bool:
@@ -73,10 +157,8 @@ def has_checkpoint(storage_path: str, run_id: str) -> bool:
 
 
 def _latest_name(filesystem: Any, folder: str, prefix: str = PREFIX) -> str | None:
-    names = [info.base_name for info in filesystem.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))]
-    name: str
-    for name in sorted((name for name in names if name.startswith(prefix)), reverse=True):
-        if filesystem.get_file_info(f"{folder}/{name}/{SUMS}").type == pyarrow.fs.FileType.File:
+    for name in sorted(_names(filesystem, folder, prefix), reverse=True):
+        if _is_complete(filesystem, f"{folder}/{name}"):
             return name
     return None
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -37,8 +38,16 @@ class Tracker(NamedTuple):
 
     def page(self, run_id: str) -> str:
         """Where a browser finds the run: on the server, or behind `make ui` for a local store."""
-        root = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{root.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        return f"{self._root}/#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+    def charts(self, condition: str) -> str:
+        """Where a browser finds the charts of the experiment's runs that match, side by side."""
+        query = urlencode({"searchFilter": condition, "compareRunsMode": "CHART", "workflowType": "machine_learning"})
+        return f"{self._root}/#/experiments/{self.experiment_id}/runs?{query}"
+
+    @property
+    def _root(self) -> str:
+        return (self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000").rstrip("/")
 
     @property
     def hint(self) -> str:
@@ -99,11 +108,24 @@ def _sqlite_folder(uri: str) -> Path:
     return Path(uri.removeprefix("sqlite:///")).parent
 
 
-def create_run(tracker: Tracker, config: JobConfig, dataset: ImageDataset, name: str, cautions: Sequence[str] = ()) -> str:
-    """A RUNNING run with params, data set, environment and config; returns its id. The tag `raygan.cautions` keeps what was warned of."""
-    facts = environment.describe()
+def create_run(
+    tracker: Tracker,
+    config: JobConfig,
+    dataset: ImageDataset,
+    name: str,
+    cautions: Sequence[str] = (),
+    *,
+    tags: Mapping[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> str:
+    """A RUNNING run with params, data set, environment and config; returns its id. The tag `raygan.cautions` keeps what was warned of.
+
+    `tags` are further ones; `facts` are those of `environment.describe` where they are known already.
+    """
+    facts = facts or environment.describe()
     tags = {
         **source_tags("train", f"raygan {shlex.join(sys.argv[1:])}", facts),
+        **(tags or {}),
         "raygan.content_hash": dataset.content_hash,
         "raygan.bound": LOSSES[config.loss.name].bound.of + (f" of {packing} images" if (packing := config.network.packing) > 1 else ""),
     }
@@ -119,7 +141,7 @@ def create_run(tracker: Tracker, config: JobConfig, dataset: ImageDataset, name:
     return run_id
 
 
-def source_tags(command: str, words: str, facts: dict[str, Any]) -> dict[str, str]:
+def source_tags(command: str, words: str, facts: Mapping[str, Any]) -> dict[str, str]:
     """Who made a run, with which command, code and machine; `facts` are those of `environment.describe`."""
     tags = {
         "mlflow.source.name": f"raygan {command}",
@@ -136,7 +158,7 @@ def source_tags(command: str, words: str, facts: dict[str, Any]) -> dict[str, st
     return tags
 
 
-def _describe_run(tracker: Tracker, run_id: str, config: JobConfig, dataset: ImageDataset, facts: dict[str, Any]) -> None:
+def _describe_run(tracker: Tracker, run_id: str, config: JobConfig, dataset: ImageDataset, facts: Mapping[str, Any]) -> None:
     params = [Param(key, value) for key, value in flatten(config).items()]
     for first in range(0, len(params), PARAMS_AT_ONCE):
         tracker.client.log_batch(run_id, params=params[first : first + PARAMS_AT_ONCE], synchronous=True)
@@ -162,8 +184,13 @@ def read_config(tracker: Tracker, run_id: str) -> dict[str, Any]:
         raise ValueError(f"no run '{run_id}' in {tracker.uri}; run ids are in the MLflow UI, and `raygan train` prints them") from None
     if CONFIG_FILE not in {artifact.path for artifact in tracker.client.list_artifacts(run_id)}:
         raise ValueError(f"run {run_id} in {tracker.uri} has no {CONFIG_FILE}: raygan did not make it")
+    return loads(read_text(tracker, run_id, CONFIG_FILE), f"config of run {run_id}")
+
+
+def read_text(tracker: Tracker, run_id: str, file: str) -> str:
+    """A text artifact of a run."""
     with tempfile.TemporaryDirectory() as folder:
-        return loads(Path(tracker.client.download_artifacts(run_id, CONFIG_FILE, folder)).read_text(), f"config of run {run_id}")
+        return Path(tracker.client.download_artifacts(run_id, file, folder)).read_text()
 
 
 def knows(tracker: Tracker, run_id: str) -> bool:
@@ -192,7 +219,7 @@ def require_continuation(tracker: Tracker, run_id: str, config: JobConfig, datas
     seen, place = run.data.metrics.get(run_writer.CLOCK, 0.0), config.ray.storage_path
     if seen > config.schedule.checkpoint_kimg * 1000 + config.batch_size * config.ratio.d and not storage.has_checkpoint(place, run_id):
         raise ValueError(f"ray.storage_path: no checkpoint of run {run_id} in {place}, though it saw {seen:,.0f} images; give its storage")
-    if local and (Path(place) / run_id / "checkpoint_manager_snapshot.json").is_file():
+    if local and (Path(place) / run_id / storage.RAY_TRAIN_LIST).is_file():
         raise ValueError(f"run {run_id} was trained through Ray, which keeps its own list of checkpoints; resume it without --local")
     return tracker._replace(experiment_id=run.info.experiment_id)
 

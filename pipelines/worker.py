@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import torch
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -26,16 +26,27 @@ PENDING, SAMPLES = "undelivered.json", "samples.png"
 PROVENANCE_TAG, FAILED_TAG = "raygan.provenance.quality", "evaluation.failed."
 
 
+class Orders(TypedDict):
+    """What a sweep adds to a job: keys that its schedule changes, whose values are logged as `hp/*`, and alarms that end the run."""
+
+    perturbed: dict[str, float]
+    fatal_alarms: list[str]
+
+
 class Job(TypedDict):
     """What a worker is told; plain values, because they travel between machines."""
 
     config: dict[str, Any]
     tracking_uri: str
     run_id: str
+    orders: NotRequired[Orders]
+
+
+NO_ORDERS = Orders(perturbed={}, fatal_alarms=[])
 
 
 class Outcome(TypedDict):
-    """What rank 0 returns. `failure` is a sentence for the user, or empty; retrying would not have helped."""
+    """What rank 0 returns. `failure` is a sentence for the user, or empty; retrying would not have helped. `stopped`: told not to go on."""
 
     images_seen: int
     d_steps: int
@@ -50,6 +61,7 @@ class Outcome(TypedDict):
     training_at: float
     finished_at: float
     failure: str
+    stopped: bool
     undelivered: str
     hardware: str
     precision: str
@@ -83,11 +95,23 @@ class Session(Protocol):
         """Something that the user should know now."""
         ...
 
+    def may_go_on(self, report: Report) -> bool:
+        """Whether the run is to go on after this report, which has scores; every rank calls this, and gets the same answer."""
+        ...
+
+
+class AlarmError(RuntimeError):
+    """An alarm rings that the job's orders call fatal."""
+
+
+class _NoMoreError(RuntimeError):
+    """Somebody who compares runs does not want more of this one."""
+
 
 def run(job: Job, session: Session) -> Outcome:
     """Train to the end of the budget, from the latest checkpoint if there is one."""
     entered_at = time.time()
-    config = validate(job["config"], JobConfig)
+    config, orders = validate(job["config"], JobConfig), job.get("orders", NO_ORDERS)
     if session.device.type == "cpu":
         torch.set_num_threads(max(1, int(config.ray.cpus_per_worker)))
     trainer = Trainer(config.gan(), device=session.device, evaluates=not config.ray.asynchronous_evaluation)
@@ -95,16 +119,21 @@ def run(job: Job, session: Session) -> Outcome:
     pending = None
     with session.latest_checkpoint() as folder:
         if folder is not None:
-            trainer.load_state_dict(checkpoint.load(folder))
+            trainer.load_state_dict(checkpoint.load(folder), perturbed=orders["perturbed"])
             pending = json.loads((folder / PENDING).read_text())
             if session.rank == 0:
                 session.say(f"continuing from the checkpoint at {trainer.images_seen / 1000:.1f} kimg")
     desk = _Desk(job, config, session, pending, frozenset(trainer.alarms.ringing))
-    built_at, failure = time.time(), ""
+    built_at, failure, stopped = time.time(), "", False
     try:
         trainer.run(desk.receive)
-    except (DivergenceError, EvaluationError) as error:
+    except (DivergenceError, EvaluationError, AlarmError) as error:
         failure = str(error)
+    except _NoMoreError:
+        stopped = True
+    except BaseException:
+        desk.close(timeout_seconds=0.0)
+        raise
     finished_at = time.time()
     peak = torch.tensor([_peak_memory(session.device)], dtype=torch.int64, device=session.device)
     peaks = distributed.gather(peak).tolist()  # before close, which may wait for longer than a collective's time-out
@@ -123,6 +152,7 @@ def run(job: Job, session: Session) -> Outcome:
         training_at=desk.training_at or built_at,
         finished_at=finished_at,
         failure=failure,
+        stopped=stopped,
         undelivered=undelivered,
         hardware=environment.describe_hardware()["summary"],
         precision=resolved_precision(config, session.device),
@@ -133,7 +163,9 @@ class _Desk:
     """Where a rank's reports go: rank 0 writes everything, the first rank of every other node its machine's metrics."""
 
     def __init__(self, job: Job, config: JobConfig, session: Session, pending: list[Any] | None, ringing: frozenset[str]) -> None:
-        self.session = session
+        self.session, self.job = session, job
+        self.orders = job.get("orders", NO_ORDERS)
+        self.patience = config.mlflow.delivery_timeout_seconds
         self.training_at: float | None = None
         self.ringing = ringing
         self.told: set[str] = set()
@@ -155,7 +187,7 @@ class _Desk:
             self.session.show(report.images_seen, report.metrics)
             tags = self._new_alarms(report) | self._news_of_scores(report)
         if self.writer is not None:
-            mine = report.metrics if self.session.rank == 0 else {}
+            mine = {**report.metrics, **self._hyperparameters()} if self.session.rank == 0 else {}
             picture = report.picture if self.session.rank == 0 else None
             self.writer.add(report.images_seen, {**mine, **self._machine_metrics()}, picture, tags)
         state = report.state
@@ -172,6 +204,22 @@ class _Desk:
             self.session.save(checkpoint_name(report.images_seen), fill, best_at=best_at)
         if self.training_at is None:
             self.training_at = time.time()
+        self._require_continuation(report)
+
+    def _require_continuation(self, report: Report) -> None:
+        """Stop here where the job's orders say so, or who compares this run with others; everything is delivered before they are asked."""
+        for name in self.orders["fatal_alarms"]:
+            if name in report.alarms:
+                raise AlarmError(f"alarm: {name} at {report.images_seen / 1000:.1f} kimg: {report.alarms[name]}")
+        if report.scores is None:
+            return
+        if "orders" in self.job and self.writer is not None:
+            self.writer.flush(self.patience)
+        if not self.session.may_go_on(report):
+            raise _NoMoreError
+
+    def _hyperparameters(self) -> dict[str, float]:
+        return {f"hp/{key}": value for key, value in self.orders["perturbed"].items()}
 
     def _new_alarms(self, report: Report) -> dict[str, str]:
         """Tags of the alarms that begin to ring with this report, which the user is told too. A tag keeps when its alarm last began."""

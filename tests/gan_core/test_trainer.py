@@ -210,3 +210,27 @@ def test_the_distance_to_the_data_falls():
     wide = {"network__generator__hidden_width": 128, "network__discriminator__hidden_width": 128, "batch_size": 64}
     reports = run(tiny_trainer(total_kimg=32, schedule__evaluate_kimg=32, schedule__report_kimg=8, schedule__checkpoint_kimg=32, **wide))
     assert reports[-1].metrics["quality/kid_pixels"] < 0.5 * reports[0].metrics["quality/kid_pixels"]
+
+
+def test_perturbed_settings_hold_from_here_on_with_the_weights_and_moments_of_the_state():
+    """Population based training: another run's state, own learning rate, penalty weight and ratio."""
+    donor = tiny_trainer(total_kimg=0.16)
+    donor.run([].append)
+    state = donor.state_dict()
+    own = {"optimizer__generator__lr": 5e-5, "regularizers__r1_gamma": 2.0, "step_ratio": "2:1", "total_kimg": 0.32}
+    heir = tiny_trainer(**own)
+    with pytest.raises(ValueError, match=r"optimizer\.generator\.lr"):
+        heir.load_state_dict(state)
+    heir.load_state_dict(state, perturbed=["optimizer.generator.lr", "regularizers.r1_gamma", "step_ratio"])
+    mine = heir.state_dict()
+    for key in ("generator", "discriminator", "g_ema"):
+        assert same(mine[key], state[key]), key
+    for key in ("generator_optimizer", "discriminator_optimizer"):
+        assert same(mine[key]["state"], state[key]["state"]), key
+    assert mine["generator_optimizer"]["param_groups"][0]["lr"] == 5e-5
+    assert mine["discriminator_optimizer"]["param_groups"][0]["lr"] == state["discriminator_optimizer"]["param_groups"][0]["lr"]
+    assert (heir.ratio.current(heir.images_seen).d, heir.images_seen) == (2, 160)
+    reports = []
+    heir.run(reports.append)
+    assert reports[-1].metrics["d/penalty/r1"] > 0.0
+    assert (heir.images_seen, heir.g_steps) == (320, 10 + 5)

@@ -1,0 +1,53 @@
+"""Write the page of what a sweep found, or has found so far, from MLflow alone.
+
+`raygan report SWEEP [key=value ...]`: SWEEP is a sweep's name, or its run's id. The page and its pictures go to a folder here, and to
+the sweep's run.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gan_core import registry
+from gan_core.overrides import parse
+from pipelines.plan import USAGE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 2 no such sweep."""
+    parser = argparse.ArgumentParser(prog="raygan report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", help="a sweep's name, or the id of its run")
+    parser.add_argument("words", nargs="*", metavar="mlflow.tracking_uri=URI", help="where it is tracked, unless here")
+    parser.add_argument("--out", type=Path, help="the folder to write to; report-NAME unless given")
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        uri = _tracking_uri(dict(parse(word) for word in options.words))
+        from pipelines import tracking
+        from pipelines.sweeps import ledger, publishing
+
+        tracker = tracking.reach(uri)
+        run = ledger.find(tracker, options.sweep)
+        if run is None:
+            known = ledger.names(tracker)
+            near = registry.suggestion(options.sweep, known)
+            raise ValueError(f"no sweep '{options.sweep}' in {tracker.uri}{near}; known: {', '.join(known) or 'none'}")
+    except ValueError as error:
+        print(f"raygan report: {error}", file=sys.stderr)
+        return USAGE
+    folder = publishing.write(tracker, run.info.run_id, options.out or Path(f"report-{run.data.tags[ledger.SWEEP]}"))
+    print(f"{folder / publishing.PAGE}")
+    return 0
+
+
+def _tracking_uri(overrides: dict[str, Any]) -> str | None:
+    unknown = [key for key in overrides if key != "mlflow.tracking_uri"]
+    if unknown:
+        raise ValueError(f"{unknown[0]}: a report has one setting, mlflow.tracking_uri")
+    uri: str | None = overrides.get("mlflow.tracking_uri")
+    return uri
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What `raygan report` shows of a sweep: pictures, and one HTML page that holds them."""

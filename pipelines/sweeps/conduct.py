@@ -1,0 +1,229 @@
+"""A sweep from the driver's chair: screening, confirmation with fresh seeds, and what is kept of it."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray
+from mlflow.exceptions import MlflowException
+from ray.tune.schedulers import FIFOScheduler
+
+from pipelines import environment, results, tracking
+from pipelines.launch import require_reachable_from_all_nodes
+from pipelines.plan import FAILED, INTERRUPTED, USAGE
+from pipelines.results import CONFIRM, SCREEN, Row
+from pipelines.sweeps import ledger, outcome, tuning
+from pipelines.sweeps.ledger import Identity
+from pipelines.sweeps.plan import SweepPlan
+from pipelines.sweeps.schedulers import CLOCK, GOODNESS, WORST, Past, build
+from pipelines.sweeps.trial import Told, clock_of, job_of
+from pipelines.sweeps.tuning import Batch, Slots, Suggestions, say
+from pipelines.tracking import Tracker
+
+
+class Ride(NamedTuple):
+    """One sweep and where it is tracked; `begun` holds the rows of trials that an earlier session began or ended."""
+
+    plan: SweepPlan
+    told: Told
+    tracker: Tracker
+    run_id: str
+    slots: Slots
+    begun: list[Row]
+
+
+def run(plan: SweepPlan, words: str, resumed: str | None) -> int:
+    """Run the sweep as planned, or go on with it; returns the exit status."""
+    with ExitStack() as stack:
+        try:
+            ride = _start(plan, words, resumed, stack)
+        except (ValueError, ConnectionError, OSError, MlflowException) as error:
+            print(f"raygan sweep: {error}", file=sys.stderr)
+            return USAGE
+        return _conduct(ride)
+
+
+def _start(plan: SweepPlan, words: str, resumed: str | None, stack: ExitStack) -> Ride:
+    config, name = plan.config, plan.config.sweep.name
+    assert name is not None, "the command has found one"
+    tracker = tracking.connect(config.mlflow.tracking_uri, f"{config.mlflow.experiment}-{name}")
+    stack.enter_context(_cluster(many_workers=config.sweep.workers_per_trial > 1))
+    stack.enter_context(_only_driver(name))
+    slots = tuning.slots(config, tuning.cluster_resources())
+    require_reachable_from_all_nodes(tracker.uri)
+    credentials = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_TRACKING_")}
+    told: Told = {
+        **plan.told(),
+        "words": words,
+        "tracking_uri": tracker.uri,
+        "experiment_id": tracker.experiment_id,
+        "credentials": credentials,
+        "facts": environment.describe(),
+        "on_gpu": slots.on_gpu,
+    }
+    if resumed is None:
+        run_id = ledger.create(tracker, name, plan.stored(), f"[All trials, to compare]({outcome.charts(tracker)})")
+    else:
+        run_id = resumed
+        tracker.client.update_run(run_id, status="RUNNING")
+    say(f"sweep {name}, run {run_id}: {plan.planned} trials of {config.total_kimg:g} kimg, {slots.at_once} at once")
+    say(f"compare them while they run: {outcome.charts(tracker)}{tracker.hint}")
+    begun = [ledger.row(trial) for trial in ledger.trials(tracker, name)]
+    return Ride(plan, told, tracker, run_id, slots, begun)
+
+
+def _conduct(ride: Ride) -> int:
+    name, tracker = ride.told["name"], ride.tracker
+    remedy = f"go on with: raygan sweep --resume {name}"
+    if uri := ride.plan.config.mlflow.tracking_uri:
+        remedy += f" mlflow.tracking_uri={uri}"
+    try:
+        _screen(ride)
+        _confirm(ride)
+        print(outcome.finish(ride.plan, tracker, ride.run_id), flush=True)
+    except KeyboardInterrupt:
+        outcome.close(tracker, ride.run_id, name, "KILLED")
+        print(f"\ninterrupted; {remedy}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:  # whatever it was, MLflow must say that it failed, and the user what to do
+        outcome.close(tracker, ride.run_id, name, "FAILED", str(error))
+        print(f"\nraygan sweep: {name} failed: {error}\n{remedy}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _screen(ride: Ride) -> None:
+    """All trials of the search that have not ended yet."""
+    plan, begun = ride.plan, {row.number: row for row in ride.begun if row.phase == SCREEN}
+    for number, reason in plan.refused.items():
+        ledger.record_refused(ride.tracker, ride.told["name"], plan.identity(number), f"refused: {reason}")
+        say(f"trial {number:03d} {plan.points[number]} does not fit: {reason.splitlines()[0]}")
+    ended = {number for number, row in begun.items() if row.reason}
+    if plan.points:
+        left = [plan.identity(number) for number in range(plan.planned) if number not in ended | plan.refused.keys()]
+        left = [identity._replace(point=begun[identity.number].point) if identity.number in begun else identity for identity in left]
+        left = _shuffled(left, plan.config.sweep.seed)
+        searcher = None
+        count = len(left)
+    else:
+        left, count = [], plan.planned - len(ended)
+        searcher = _searcher(ride, begun)
+    if count > 0:
+        _run(ride, left, count, build(plan.config, plan.space, _past(ride, begun)), searcher)
+
+
+def _shuffled(identities: list[Identity], seed: int) -> list[Identity]:
+    """In a random order, the same each time: early stopping is kindest to those that come first, which should not be one loss."""
+    order = np.random.RandomState(seed).permutation(len(identities))
+    return [identities[index] for index in order]
+
+
+def _searcher(ride: Ride, begun: dict[int, Row]) -> Suggestions:
+    plan, sweep = ride.plan, ride.plan.config.sweep
+    unfinished = [_identity(row)._asdict() for row in begun.values() if not row.reason]
+    searcher = Suggestions(plan.space, first=max(begun, default=-1) + 1, seed=sweep.seed, begun=unfinished)
+    for row in begun.values():
+        if row.reason:
+            searcher.add_evaluated_point(row.point, _goodness(ride, row.scores))
+    return searcher
+
+
+def _past(ride: Ride, begun: dict[int, Row]) -> Past:
+    """What earlier sessions' trials reported, for the scheduler's memory."""
+    objective, told = ride.plan.aim.objective, {}
+    for row in begun.values():
+        if not row.scores:
+            continue
+        curve = ledger.curve(ride.tracker, row.run_id, (objective,))
+        told[row.number] = [
+            {CLOCK: clock, GOODNESS: _goodness(ride, {objective: value})}
+            for clock, value in zip(_clocks(ride, row, curve), curve.scores[objective], strict=True)
+            if clock > 0.0
+        ]
+    return Past(told, {row.number: row.point for row in begun.values() if row.reason})
+
+
+def _clocks(ride: Ride, row: Row, curve: results.Curve) -> list[float]:
+    """The sweep's clock at a trial's evaluations."""
+    config = job_of(ride.told, _identity(row))
+    return [clock_of(ride.told, config, seen, seconds) for seen, seconds in zip(curve.images_seen, curve.device_seconds, strict=True)]
+
+
+def _confirm(ride: Ride) -> None:
+    """The best configurations again, each with the same fresh seeds: what is equal between them can be compared in pairs."""
+    plan, sweep = ride.plan, ride.plan.config.sweep
+    rows = [ledger.row(trial) for trial in ledger.trials(ride.tracker, ride.told["name"])]
+    ranked = results.rank([row for row in rows if row.phase == SCREEN], plan.aim.objective, higher=plan.aim.higher)
+    chosen = ranked[: sweep.repeated]
+    if not chosen:
+        return
+    there = {(row.configuration, row.seed): row for row in rows if row.phase == CONFIRM}
+    seeds = [plan.config.seed + 1 + index for index in range(sweep.seeds)]
+    wanted = [(row, seed) for seed in seeds for row in chosen]
+    new = iter(range(1 + max(row.number for row in rows), 1 + max(row.number for row in rows) + len(wanted)))
+    left: list[Identity] = []
+    for row, seed in wanted:
+        known = there.get((row.number, seed))
+        if known is None:
+            left.append(Identity(next(new), row.number, CONFIRM, seed, row.point))
+        elif not known.reason:
+            left.append(_identity(known))
+    if left:
+        say(f"repeating the best {len(chosen)} with {sweep.seeds} fresh seeds each")
+        _run(ride, left, len(left), FIFOScheduler(), None)
+
+
+def _run(ride: Ride, identities: list[Identity], count: int, scheduler: Any, searcher: Suggestions | None) -> None:
+    config = ride.plan.config
+    batch = Batch(identities, searcher, count, scheduler, config.ray.max_failures)
+    tuning.run(batch, ride.told, ride.slots, storage_path=config.ray.storage_path, tracker=ride.tracker, show=say)
+
+
+def _identity(row: Row) -> Identity:
+    return Identity(row.number, row.configuration, row.phase, row.seed, row.point)
+
+
+def _goodness(ride: Ride, scores: dict[str, float]) -> float:
+    value = scores.get(ride.plan.aim.objective)
+    return WORST if value is None else value if ride.plan.aim.higher else -value
+
+
+@contextmanager
+def _cluster(*, many_workers: bool) -> Iterator[None]:
+    """The cluster that $RAY_ADDRESS names, else one of this machine that ends with the block.
+
+    Trials with workers of their own need the dashboard: without it Ray Train does not give back what a killed trial's workers held.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.update(tuning.environment())
+    here = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": many_workers}
+    local = {} if os.environ.get("RAY_ADDRESS") else here
+    ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": tuning.environment()}, **local)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _only_driver(name: str) -> Iterator[None]:
+    """A named actor that lives as long as this driver: two of them on one sweep would write each other's runs.
+
+    Raises:
+        ValueError: another one is at work in this cluster.
+    """
+    try:
+        guard = ray.remote(num_cpus=0)(_Guard).options(name=f"raygan-sweep-{name}", namespace="raygan").remote()
+    except ValueError:
+        raise ValueError(f"sweep.name: the sweep {name} is running in this cluster; wait for it, or give another name") from None
+    try:
+        yield
+    finally:
+        ray.kill(guard)
+
+
+class _Guard:
+    """Holds a name."""

@@ -1,0 +1,196 @@
+"""A sweep in MLflow: an experiment of its own, with a run for the sweep and one for each trial side by side, because the UI hides nested
+runs from its charts. The trials' runs are the ledger that resuming and reporting read; nothing else is needed.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mlflow.entities import Metric, Param, Run, RunTag
+
+from gan_core.datatypes import ImageDataset
+from gan_core.overrides import Tree, dumps, loads
+from pipelines import environment, tracking
+from pipelines.config import JobConfig
+from pipelines.results import CONFIRM, SCREEN, Curve, Row
+from pipelines.tracking import Tracker
+
+SWEEP, KIND, TRIAL, PHASE, CONFIGURATION = "raygan.sweep", "raygan.kind", "raygan.trial", "raygan.phase", "raygan.configuration"
+POINT, SEED, REASON, SPENT_TAG, EXPLOITS = "raygan.point", "raygan.seed", "raygan.stop_reason", "raygan.budget_spent", "raygan.exploits"
+PLAN_FILE, BEST_FILE, RESULTS_FILE, REPORT_FOLDER = "sweep.yaml", "best.yaml", "results.parquet", "report"
+SWEEP_KIND, TRIAL_KIND = "sweep", "trial"
+SCORES, MOST_RUNS = "quality/", 5000
+
+
+class Identity(NamedTuple):
+    """Which trial of its sweep this is; `point` holds the searched keys, `configuration` the screening trial whose point it is."""
+
+    number: int
+    configuration: int
+    phase: str
+    seed: int
+    point: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The run's name in the UI: number and values."""
+        values = " ".join(str(value) for value in self.point.values())
+        repeat = f" seed {self.seed}" if self.phase == CONFIRM else ""
+        return f"{self.number:03d} {values}{repeat}"[:200]
+
+    def tags(self) -> dict[str, str]:
+        """What finds the run again."""
+        return {
+            KIND: TRIAL_KIND,
+            TRIAL: str(self.number),
+            PHASE: self.phase,
+            CONFIGURATION: str(self.configuration),
+            SEED: str(self.seed),
+            POINT: json.dumps(self.point),
+        }
+
+
+def names(tracker: Tracker) -> list[str]:
+    """All sweeps in the store."""
+    return sorted({run.data.tags[SWEEP] for run in _search(tracker, None, f"tags.`{KIND}` = '{SWEEP_KIND}'")})
+
+
+def find(tracker: Tracker, word: str) -> Run | None:
+    """The run of the sweep with this name, or with this run id."""
+    found = _search(tracker, None, f"tags.`{KIND}` = '{SWEEP_KIND}' and tags.`{SWEEP}` = '{word}'") if "'" not in word else []
+    if found:
+        return found[0]
+    if tracking.knows(tracker, word):
+        run = tracker.client.get_run(word)
+        return run if run.data.tags.get(KIND) == SWEEP_KIND else None
+    return None
+
+
+def create(tracker: Tracker, name: str, plan: Tree, note: str) -> str:
+    """The sweep's own run, RUNNING, with its plan; returns its id."""
+    facts = environment.describe()
+    words = f"raygan {shlex.join(sys.argv[1:])}"
+    tags = {**tracking.source_tags("sweep", words, facts), SWEEP: name, KIND: SWEEP_KIND, "mlflow.note.content": f"`{words}`\n\n{note}"}
+    run_id: str = tracker.client.create_run(tracker.experiment_id, run_name=f"sweep {name}", tags=tags).info.run_id
+    tracker.client.log_text(run_id, dumps(plan), PLAN_FILE)
+    tracking.log_json(tracker, run_id, facts, tracking.ENVIRONMENT_FILE)
+    return run_id
+
+
+def read_plan(tracker: Tracker, run_id: str) -> Tree:
+    """What `create` has stored."""
+    return loads(tracking.read_text(tracker, run_id, PLAN_FILE), f"plan of the sweep {run_id}")
+
+
+def trials(tracker: Tracker, name: str) -> list[Run]:
+    """The runs of all its trials, in the order of their numbers."""
+    found = _search(tracker, None, f"tags.`{SWEEP}` = '{name}' and tags.`{KIND}` = '{TRIAL_KIND}'")
+    return sorted(found, key=number_of)
+
+
+def open_trial(
+    tracker: Tracker,
+    sweep: str,
+    identity: Identity,
+    config: JobConfig,
+    dataset: ImageDataset,
+    *,
+    facts: Mapping[str, Any],
+    tags: Mapping[str, str],
+) -> str:
+    """The RUNNING run of a trial: the one it has, or a new one; returns its id."""
+    found = _search(tracker, [tracker.experiment_id], f"tags.`{SWEEP}` = '{sweep}' and tags.`{TRIAL}` = '{identity.number}'")
+    if found:
+        run_id: str = found[0].info.run_id
+        tracker.client.update_run(run_id, status="RUNNING")
+        return run_id
+    return tracking.create_run(tracker, config, dataset, identity.name, tags={SWEEP: sweep, **identity.tags(), **tags}, facts=facts)
+
+
+def record_refused(tracker: Tracker, sweep: str, identity: Identity, reason: str) -> None:
+    """A run for a point that is no valid config, so that the sweep's list of trials is whole."""
+    found = _search(tracker, [tracker.experiment_id], f"tags.`{SWEEP}` = '{sweep}' and tags.`{TRIAL}` = '{identity.number}'")
+    if found:
+        return
+    tags = {SWEEP: sweep, **identity.tags(), REASON: reason}
+    run_id = tracker.client.create_run(tracker.experiment_id, run_name=identity.name, tags=tags).info.run_id
+    params = [Param(key, str(value)) for key, value in {**identity.point, "seed": identity.seed}.items()]
+    tracker.client.log_batch(run_id, params=params, synchronous=True)
+    tracker.client.set_terminated(run_id, "FAILED")
+
+
+def end_trial(tracker: Tracker, run_id: str, status: str, reason: str, error: str = "") -> None:
+    """Set why a trial ended, what it had spent, and its final status; calling it again changes nothing."""
+    run = tracker.client.get_run(run_id)
+    now = run.data.metrics
+    spent = {
+        "budget/kimg": now.get("progress/images_seen", 0.0) / 1000.0,
+        **{f"budget/{key}": now.get(f"progress/{key}", 0.0) for key in ("d_steps", "g_steps", "device_seconds")},
+    }
+    words = ", ".join(f"{value:.6g} {key.removeprefix('budget/')}" for key, value in spent.items())
+    points = [Metric(key, value, run.info.start_time, 0) for key, value in spent.items()]  # the same point when repeated
+    tags = [RunTag(REASON, reason), RunTag(SPENT_TAG, words)]
+    tracker.client.log_batch(run_id, metrics=points, tags=tags, synchronous=True)
+    if error:
+        tracker.client.log_text(run_id, error, "error.txt")
+    tracker.client.set_terminated(run_id, status)
+
+
+def number_of(run: Run) -> int:
+    """A trial's number."""
+    return int(run.data.tags[TRIAL])
+
+
+def row(run: Run) -> Row:
+    """A trial's run as a row of results."""
+    tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
+    variant = params.get("variant", "null")
+    return Row(
+        number=number_of(run),
+        configuration=int(tags[CONFIGURATION]),
+        phase=tags.get(PHASE, SCREEN),
+        run_id=run.info.run_id,
+        point=json.loads(tags[POINT]),
+        variant=params.get("loss.name", "") if variant == "null" else variant,
+        step_ratio=params.get("step_ratio", ""),
+        seed=int(tags[SEED]),
+        status=run.info.status,
+        reason=tags.get(REASON, "") if run.info.status != "RUNNING" else "",
+        scores={key.removeprefix(SCORES): value for key, value in metrics.items() if key.startswith(SCORES)},
+        kimg=metrics.get("progress/images_seen", 0.0) / 1000.0,
+        d_steps=int(metrics.get("progress/d_steps", 0.0)),
+        g_steps=int(metrics.get("progress/g_steps", 0.0)),
+        device_seconds=metrics.get("progress/device_seconds", 0.0),
+    )
+
+
+def curve(tracker: Tracker, run_id: str, scores: tuple[str, ...]) -> Curve:
+    """Scores of a trial at its evaluations, with what it had spent by then."""
+    history = {
+        key: {point.step: point.value for point in tracker.client.get_metric_history(run_id, key)}
+        for key in ("progress/g_steps", "progress/device_seconds", *(f"{SCORES}{score}" for score in scores))
+    }
+    common = set.intersection(*(set(points) for points in history.values()))
+    steps = sorted(common)
+    return Curve(
+        images_seen=steps,
+        g_steps=[int(history["progress/g_steps"][step]) for step in steps],
+        device_seconds=[history["progress/device_seconds"][step] for step in steps],
+        scores={score: [history[f"{SCORES}{score}"][step] for step in steps] for score in scores},
+    )
+
+
+def _search(tracker: Tracker, experiments: list[str] | None, condition: str) -> list[Run]:
+    """All active runs that match, also more than one page of them."""
+    if experiments is None:
+        experiments = [experiment.experiment_id for experiment in tracker.client.search_experiments(max_results=MOST_RUNS)]
+    found: list[Run] = []
+    token: str | None = None
+    while True:
+        page = tracker.client.search_runs(experiments, condition, max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found

@@ -1,0 +1,231 @@
+"""One trial, inside Ray Tune: its run in MLflow, its place in the storage, and what Tune hears of it. The loop is that of `raygan train`.
+
+With one worker it runs in the trial's own process; with more, Ray Train runs them and the trial's process only listens. Either way the
+workers wait for Tune's answer at each evaluation, with everything delivered before.
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from mlflow.entities import RunTag
+from ray import tune
+
+from gan_core import Report, evaluation
+from gan_core.building import load_dataset
+from gan_core.overrides import Tree, flatten, merge, parse, validate
+from pipelines import storage, tracking, worker
+from pipelines.config import JobConfig
+from pipelines.results import SPENT
+from pipelines.sweeps import ledger
+from pipelines.sweeps import space as spaces
+from pipelines.sweeps.ledger import Identity
+from pipelines.sweeps.schedulers import CLOCK, GOODNESS, WORST
+from pipelines.tracking import Tracker
+
+POINTER, ENDED, RUN_ID, NUMBER, DONOR = "pointer.json", "ended", "run_id", "number", "donor"
+CAP = 1000.0  # times total_kimg: where budgets are device seconds, images end no trial
+
+
+class Told(TypedDict):
+    """What every trial of a sweep is told. `tree` with the keys `fixed` is the config before a point is set; `sweep` the section."""
+
+    name: str
+    tree: Tree
+    fixed: dict[str, Any]
+    sweep: dict[str, Any]
+    words: str
+    tracking_uri: str
+    experiment_id: str
+    credentials: dict[str, str]
+    facts: dict[str, Any]
+    objective: str
+    higher: bool
+    total_kimg: float
+    perturbed: list[str]
+    on_gpu: bool
+
+
+def job_of(told: Told, identity: Identity) -> JobConfig:
+    """The trial's config: the base with its point and seed, its budget in the sweep's unit.
+
+    Raises:
+        ValueError: these settings do not go together.
+    """
+    seed = {} if "seed" in identity.point else {"seed": identity.seed}
+    tree = merge(told["tree"], {**told["fixed"], **spaces.overrides_of(identity.point, told["tree"]), **seed})
+    config = validate(tree, JobConfig)
+    factor = scale(told, config)
+    if told["sweep"]["equal"] == "device_seconds":  # ends at an evaluation, with a checkpoint
+        changes = {"total_kimg": config.total_kimg * CAP, "schedule.checkpoint_kimg": config.schedule.evaluate_kimg}
+        return validate(merge(tree, changes), JobConfig)
+    if factor == 1.0:
+        return config
+    lengths = {f"schedule.{key}": value * factor for key, value in config.schedule if key.endswith("_kimg")}
+    return validate(merge(tree, {"total_kimg": config.total_kimg * factor, **lengths}), JobConfig)
+
+
+def scale(told: Told, config: JobConfig) -> float:
+    """How many images this trial sees for one of the sweep's clock: d/g where budgets are generator steps."""
+    factor = float(config.ratio.d) / float(config.ratio.g)
+    return factor if told["sweep"]["equal"] == "g_steps" else 1.0
+
+
+def clock_of(told: Told, config: JobConfig, images_seen: int, device_seconds: float) -> float:
+    """The share of the budget that is spent, in kimg of `total_kimg`: what was due at the last evaluation, so the same in every trial."""
+    if told["sweep"]["equal"] == "device_seconds":
+        share: float = device_seconds / told["sweep"]["device_seconds"]
+        return told["total_kimg"] * min(1.0, share)
+    kimg = images_seen / 1000.0
+    due = max(kimg // every * every for every in (config.schedule.evaluate_kimg, config.schedule.checkpoint_kimg))
+    if kimg >= config.total_kimg:
+        due = config.total_kimg
+    return float(f"{due / scale(told, config):.6g}")
+
+
+def run(config: dict[str, Any], told: Told) -> None:
+    """Train one trial, from its last checkpoint if it has one; called by Ray Tune."""
+    os.environ.update(told["credentials"])  # for MLflow; not in the runtime environment, which the dashboard shows
+    given = config["trial"]
+    identity = Identity(**{field: given[field] for field in Identity._fields})
+    tracker = tracking.reach(told["tracking_uri"])._replace(experiment_id=told["experiment_id"])
+    try:
+        job_config = job_of(told, identity)
+        dataset = load_dataset(job_config.gan())
+    except ValueError as error:
+        ledger.record_refused(tracker, told["name"], identity, f"refused: {error}")
+        tune.report({GOODNESS: WORST, CLOCK: 0.0, ENDED: f"refused: {error}", RUN_ID: "", "done": True})
+        return
+    tags = {"mlflow.note.content": f"`{told['words']}`"}
+    run_id = ledger.open_trial(tracker, told["name"], identity, job_config, dataset, facts=told["facts"], tags=tags)
+    place = job_config.ray.storage_path
+    storage.finish_adoption(place, run_id)
+    _take_over(tracker, run_id, identity, job_config, told)
+    referee = Referee(told, job_config, identity, run_id)
+    outcome = _train(told, job_config, run_id, referee)
+    if outcome["undelivered"]:
+        raise RuntimeError(outcome["undelivered"])
+    referee.end(outcome)
+
+
+def _take_over(tracker: Tracker, run_id: str, identity: Identity, config: JobConfig, told: Told) -> None:
+    """Where Tune wants this trial to go on from another's weights, with settings perturbed: note it, and make that checkpoint its own."""
+    pointer = tune.get_checkpoint()
+    if pointer is None:
+        return
+    with pointer.as_directory() as folder:
+        found = json.loads((Path(folder) / POINTER).read_text())
+    if found[RUN_ID] == run_id:
+        return
+    before = tracker.client.get_run(run_id).data.tags.get(ledger.EXPLOITS, "")
+    news = f"at {found[CLOCK]:g} kimg from trial {found[NUMBER]}"
+    tags = [RunTag(ledger.POINT, json.dumps(identity.point))]
+    if not before.endswith(news):
+        tags.append(RunTag(ledger.EXPLOITS, "; ".join(filter(None, (before, news)))))
+    tracker.client.log_batch(run_id, tags=tags, synchronous=True)
+    tracking.write_config(tracker, run_id, config)
+    storage.adopt(config.ray.storage_path, run_id, found[DONOR])
+
+
+def _train(told: Told, config: JobConfig, run_id: str, referee: "Referee") -> worker.Outcome:
+    orders = worker.Orders(perturbed=_hyperparameters(told, config), fatal_alarms=list(told["sweep"]["stop_on_alarms"]))
+    job = worker.Job(config=config.model_dump(), tracking_uri=told["tracking_uri"], run_id=run_id, orders=orders)
+    if config.ray.num_workers == 1:
+        return worker.run(job, TrialSession(config, run_id, referee, on_gpu=told["on_gpu"]))
+    from pipelines import launch
+
+    return launch.launch(job, config, referee, ask=referee.ask)
+
+
+def _hyperparameters(told: Told, config: JobConfig) -> dict[str, float]:
+    """Those that the schedule changes, as numbers for `hp/*`."""
+    values = dict(parse(f"{key}={text}") for key, text in flatten(config).items() if key in told["perturbed"])
+    numbers = {key: spaces.number_of(key, value) for key, value in values.items()}
+    return {key: number for key, number in numbers.items() if number is not None}
+
+
+class Referee:
+    """Between a trial's workers and Tune: turns their evaluations into reports, whose answers let the workers go on.
+
+    A report of a trial that is to stop does not return: Tune ends its thread there.
+    """
+
+    def __init__(self, told: Told, config: JobConfig, identity: Identity, run_id: str) -> None:
+        self._told, self._config, self._number, self._run_id = told, config, identity.number, run_id
+        self._key = f"{evaluation.PREFIX}{told['objective']}"
+
+    def show(self, images_seen: int, metrics: dict[str, float]) -> None:
+        """MLflow has it; nobody watches a single trial."""
+
+    def say(self, sentence: str) -> None:
+        """Alarms and failures become tags and the trial's reason."""
+
+    def ask(self, images_seen: int, metrics: dict[str, float], done: bool) -> bool:
+        """Report an evaluation, and wait until Tune wants more of this trial; whether its budget allows more."""
+        if images_seen == 0 or done:  # nothing to compare yet, or nothing left to decide
+            return True
+        clock = clock_of(self._told, self._config, images_seen, metrics["progress/device_seconds"])
+        if clock >= self._told["total_kimg"]:
+            return False
+        values = {GOODNESS: self._goodness(metrics), CLOCK: clock, ENDED: "", RUN_ID: self._run_id}
+        name = storage.checkpoint_name(images_seen)
+        if not storage.has(self._config.ray.storage_path, self._run_id, name):
+            tune.report(values)
+            return True
+        pointer = {RUN_ID: self._run_id, DONOR: f"{self._run_id}/{name}", NUMBER: self._number, CLOCK: clock}
+        with tempfile.TemporaryDirectory(prefix="raygan-") as folder:
+            (Path(folder) / POINTER).write_text(json.dumps(pointer))
+            tune.report(values, checkpoint=tune.Checkpoint.from_directory(folder))
+        return True
+
+    def end(self, outcome: worker.Outcome) -> None:
+        """The last report: why the trial ended by itself."""
+        failure = outcome["failure"]
+        reason = SPENT if not failure else failure if failure.startswith("alarm: ") else f"diverged: {failure}"
+        goodness = WORST if failure else self._goodness(outcome["last_scores"])
+        clock = clock_of(self._told, self._config, outcome["images_seen"], outcome["device_seconds"])
+        tune.report({GOODNESS: goodness, CLOCK: clock, ENDED: reason, RUN_ID: self._run_id, "done": True})
+
+    def _goodness(self, metrics: dict[str, float]) -> float:
+        value = metrics.get(self._key, math.nan)
+        return WORST if not math.isfinite(value) else value if self._told["higher"] else -value
+
+
+class TrialSession:
+    """A worker's Session in the trial's own process, with checkpoints in any storage."""
+
+    rank = node_rank = local_rank = 0
+
+    def __init__(self, config: JobConfig, run_id: str, referee: Referee, *, on_gpu: bool) -> None:
+        self._place, self._run_id, self._keep = config.ray.storage_path, run_id, config.ray.checkpoints_to_keep
+        self._referee = referee
+        self.device = torch.device("cuda" if on_gpu else "cpu")
+        self.show, self.say = referee.show, referee.say
+
+    def wait_for_all(self) -> None:
+        """There is one rank."""
+
+    @contextmanager
+    def latest_checkpoint(self) -> Iterator[Path | None]:
+        """The newest complete checkpoint of the trial's run."""
+        if not storage.has_checkpoint(self._place, self._run_id):
+            yield None
+            return
+        with storage.latest(self._place, self._run_id) as folder:
+            yield folder
+
+    def save(self, name: str, fill: Callable[[Path], None], *, best_at: int | None) -> None:
+        """Write a checkpoint, and thin out the old ones."""
+        with tempfile.TemporaryDirectory(prefix="raygan-") as folder:
+            fill(Path(folder))
+            storage.put(self._place, self._run_id, name, Path(folder), keep=self._keep, best_at=best_at)
+
+    def may_go_on(self, report: Report) -> bool:
+        """Ask Tune."""
+        return self._referee.ask(report.images_seen, report.metrics, report.done)

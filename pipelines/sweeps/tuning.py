@@ -1,0 +1,247 @@
+"""A batch of trials through Ray Tune: how many at once, what Tune is told, and what the driver writes when one ends."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from typing import Any, NamedTuple
+
+import ray
+from mlflow.exceptions import MlflowException
+from ray import tune
+from ray.tune.experiment.trial import Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from pipelines.results import SCREEN, SPENT
+from pipelines.sweeps import ledger
+from pipelines.sweeps import trial as trials
+from pipelines.sweeps.ledger import Identity
+from pipelines.sweeps.schedulers import CLOCK, GOODNESS, WORST
+from pipelines.sweeps.space import Space
+from pipelines.sweeps.trial import ENDED, RUN_ID, Told
+from pipelines.tracking import Tracker
+
+HEAD = "node:__internal_head__"
+THREAD_TIMEOUT_SECONDS = 90  # in which the workers of a stopped trial end, before its process takes another
+WAIT_SECONDS = 0.5
+
+
+class Slots(NamedTuple):
+    """What a trial is given, and how many of them run at once."""
+
+    resources: dict[str, float]
+    at_once: int
+    on_gpu: bool
+
+
+def slots(config: Any, owned: Mapping[str, float]) -> Slots:
+    """The resources of a trial, and how many such the cluster `owned` holds.
+
+    The process of a trial that has workers of its own takes no CPU: it would hold what its workers wait for. A share of the head node's
+    own resource limits how many there are, and keeps them there.
+
+    Raises:
+        ValueError: the cluster does not hold one.
+    """
+    workers, cpus = config.sweep.workers_per_trial, config.ray.cpus_per_worker
+    there = {"CPU": owned.get("CPU", 0.0), "GPU": owned.get("GPU", 0.0)}
+    gpus = config.sweep.gpus_per_trial
+    if gpus is None:
+        gpus = float(workers) if config.ray.use_gpu is not False and there["GPU"] >= workers else 0.0
+    needed = {"CPU": workers * cpus, "GPU": gpus}
+    for kind, amount in needed.items():
+        if amount > there[kind]:
+            key = "sweep.gpus_per_trial" if kind == "GPU" else "sweep.workers_per_trial" if workers > 1 else "ray.cpus_per_worker"
+            raise ValueError(f"{key}: a trial needs {amount:g} {kind}, the cluster has {there[kind]:g}; lower it, or add machines")
+    at_once = int(min(there[kind] // amount for kind, amount in needed.items() if amount))
+    at_once = min(at_once, config.sweep.max_concurrent or at_once)
+    share = int(10_000 / at_once) / 10_000  # Ray counts in ten-thousandths
+    if workers > 1:
+        return Slots({"cpu": 0, HEAD: share}, at_once, gpus > 0)
+    limit = {HEAD: share} if config.sweep.max_concurrent else {}
+    return Slots({"cpu": cpus, "gpu": gpus, **limit}, at_once, gpus > 0)
+
+
+class Suggestions(OptunaSearch):
+    """Optuna's TPE, which numbers its points and goes on after those of an earlier session."""
+
+    def __init__(self, space: Space, *, first: int, seed: int, begun: list[dict[str, Any]]) -> None:
+        super().__init__(space=space, metric=GOODNESS, mode="max", seed=seed)
+        self._begun, self._next, self._trial_seed = list(begun), first, seed
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next trial: one that was begun before, or a new point."""
+        if self._begun:
+            begun = self._begun.pop(0)
+            self._enqueue(begun["point"])
+            super().suggest(trial_id)
+            return {"trial": begun}
+        point: dict[str, Any] | None = super().suggest(trial_id)
+        if point is None or point == OptunaSearch.FINISHED:
+            return point
+        number, self._next = self._next, self._next + 1
+        return {"trial": Identity(number, number, SCREEN, self._trial_seed, point)._asdict()}
+
+    def _enqueue(self, point: dict[str, Any]) -> None:
+        self._ot_study.enqueue_trial(point)
+
+
+class Batch(NamedTuple):
+    """Trials to run: listed ones, or what `searcher` suggests, `size` in all."""
+
+    identities: list[Identity]
+    searcher: OptunaSearch | None
+    size: int
+    scheduler: TrialScheduler
+    retries: int
+
+
+def run(batch: Batch, told: Told, slots_: Slots, *, storage_path: str, tracker: Tracker, show: Callable[[str], None]) -> None:
+    """Run all trials to their ends; each one's end is in its MLflow run when this returns.
+
+    Raises:
+        RuntimeError: Tune itself failed.
+    """
+    notary = Notary(tracker, told, batch.size, show)
+    function = tune.with_resources(tune.with_parameters(trials.run, told=told), slots_.resources)
+    listed = {"trial": tune.grid_search([identity._asdict() for identity in batch.identities])}
+    tuner = tune.Tuner(
+        function,
+        param_space={} if batch.searcher else listed,
+        tune_config=tune.TuneConfig(
+            search_alg=batch.searcher,
+            scheduler=batch.scheduler,
+            num_samples=batch.size if batch.searcher else 1,
+            max_concurrent_trials=slots_.at_once if batch.searcher else None,
+            reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name=f"{told['name']}-{time.time_ns()}",
+            storage_path=f"{storage_path}/sweeps",
+            failure_config=tune.FailureConfig(max_failures=batch.retries),
+            callbacks=[notary],
+            verbose=0,
+        ),
+    )
+    _wait(tuner.fit)
+    notary.deliver(patiently=True)
+
+
+def _name(trial: Trial) -> str:
+    """Also with Tune's own id: TPE's trials get their number only when they start."""
+    return f"{trial.config.get('trial', {}).get('number', 0):03d}-{trial.trial_id}"
+
+
+def _wait(function: Callable[[], Any]) -> None:
+    """Call `function` off the main thread: there, Tune's own handler would answer Ctrl-C by ending trials as if they were done."""
+    future: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # handed to whoever waits
+            future.set_exception(error)
+
+    threading.Thread(target=call, name="ray-tune", daemon=True).start()
+    while not wait([future], timeout=WAIT_SECONDS).done:
+        pass
+    future.result()
+
+
+class Notary(tune.Callback):
+    """Writes to MLflow how each trial ended, from the driver: a stopped trial's process has no time to do it.
+
+    What the store does not take now is tried again at each step, and at the end.
+    """
+
+    def __init__(self, tracker: Tracker, told: Told, count: int, show: Callable[[str], None]) -> None:
+        self._tracker, self._told, self._count, self._show = tracker, told, count, show
+        self._waiting: list[tuple[str, str, str, str]] = []
+        self._ended = 0
+        self._started = time.monotonic()
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """It spent its budget, ended itself with a reason, or was stopped."""
+        last = trial.last_result
+        reason = last.get(ENDED) or f"stopped by {self._told['sweep']['scheduler']} at {last.get(CLOCK, 0.0):g} kimg"
+        good = last.get(ENDED, "") in ("", SPENT)
+        self._note(trial, last.get(RUN_ID, ""), "FINISHED" if good else "FAILED", reason)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """It crashed more often than it may."""
+        error = trial.get_error()
+        text = str(error) if error else "its process died"
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        run_id = self._run_of(trial)
+        self._note(trial, run_id, "FAILED", f"failed: {lines[-1][:300] if lines else text}", text)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Try again what the store did not take."""
+        self.deliver()
+
+    def deliver(self, *, patiently: bool = False) -> None:
+        """Write what waits.
+
+        Raises:
+            MlflowException: `patiently`, and the store did not take it for a minute.
+        """
+        give_up_at = time.monotonic() + 60.0
+        while self._waiting:
+            try:
+                ledger.end_trial(self._tracker, *self._waiting[0])
+                self._waiting.pop(0)
+            except (MlflowException, OSError):
+                if not patiently:
+                    return
+                if time.monotonic() > give_up_at:
+                    raise
+                time.sleep(2.0)
+
+    def _run_of(self, trial: Trial) -> str:
+        number = trial.config["trial"]["number"]
+        found = [run for run in ledger.trials(self._tracker, self._told["name"]) if ledger.number_of(run) == number]
+        return found[0].info.run_id if found else ""
+
+    def _note(self, trial: Trial, run_id: str, status: str, reason: str, error: str = "") -> None:
+        identity = Identity(**{field: trial.config["trial"][field] for field in Identity._fields})
+        if run_id:
+            self._waiting.append((run_id, status, reason, error))
+        elif not reason.startswith("refused"):
+            ledger.record_refused(self._tracker, self._told["name"], identity, reason)
+        self.deliver()
+        self._ended += 1
+        self._show(self._line(identity, trial.last_result.get(GOODNESS, WORST), reason))
+
+    def _line(self, identity: Identity, goodness: float, reason: str) -> str:
+        value = "" if goodness <= WORST else f"{self._told['objective']} {goodness if self._told['higher'] else -goodness:.4g}, "
+        seconds = (time.monotonic() - self._started) / self._ended * (self._count - self._ended)
+        left = f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+        return f"{self._ended:4d}/{self._count} trials  {identity.name}: {value}{reason.splitlines()[0][:120]}  eta {left}"
+
+
+def environment() -> dict[str, str]:
+    """What trials' processes must find in their environment."""
+    return {
+        "TUNE_FUNCTION_THREAD_TIMEOUT_S": str(THREAD_TIMEOUT_SECONDS),
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+
+
+def say(sentence: str) -> None:
+    """A line for the user."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def cluster_resources() -> Mapping[str, float]:
+    """What the connected cluster has."""
+    found: Mapping[str, float] = ray.cluster_resources()
+    return found
