@@ -1,6 +1,5 @@
 """One training from the driver's chair: the MLflow run, Ray or this process, the final model, and the last words."""
 
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pipelines import export, storage, tracking
 from pipelines.config import JobConfig
 from pipelines.plan import FAILED, INTERRUPTED, USAGE, Plan, Ready
 from pipelines.progress import Progress
+from pipelines.signals import terminable
 from pipelines.tracking import Tracker
 from pipelines.worker import SAMPLES, Job, Outcome
 
@@ -78,7 +78,7 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
     job = Job(config=config.model_dump(), tracking_uri=tracker.uri, run_id=run_id)
     remedy = f"continue it with: {_again(ride)}"
     try:
-        with _terminable():
+        with terminable():
             with _closed(Progress(config.total_kimg, evaluation.objective(config.gan(), ride.dataset)[0])) as progress:
                 outcome = launch(job, config, progress)
             if outcome["failure"]:  # resuming would repeat it
@@ -198,16 +198,6 @@ def _score_lines(outcome: Outcome) -> list[str]:
 
 def _number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1.0 and value == int(value) else f"{value:.4f}"
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM, which `ray job stop` sends, ends the run as Ctrl-C does while the block lasts."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

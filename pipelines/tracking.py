@@ -40,10 +40,16 @@ class Tracker(NamedTuple):
         """Where a browser finds the run: on the server, or behind `make ui` for a local store."""
         return f"{self._root}/#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
-    def charts(self, condition: str) -> str:
-        """Where a browser finds the charts of the experiment's runs that match, side by side."""
-        query = urlencode({"searchFilter": condition, "compareRunsMode": "CHART", "workflowType": "machine_learning"})
+    def charts(self, condition: str, metric: str, *, ascending: bool) -> str:
+        """Where a browser finds the charts of the experiment's runs that match, ordered by a metric: it draws the first ten."""
+        order = {"orderByKey": f"metrics.`{metric}`", "orderByAsc": str(ascending).lower()}
+        query = urlencode({"searchFilter": condition, **order, "compareRunsMode": "CHART", "workflowType": "machine_learning"})
         return f"{self._root}/#/experiments/{self.experiment_id}/runs?{query}"
+
+    def comparison(self, runs: Sequence[str]) -> str:
+        """Where a browser finds parallel coordinates, scatter, box and contour plots of these runs."""
+        query = urlencode({"runs": json.dumps(list(runs)), "experiments": json.dumps([self.experiment_id])})
+        return f"{self._root}/#/compare-runs?{query}"
 
     @property
     def _root(self) -> str:

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from gan_core.regularizers import REGULARIZERS
 from gan_core.sections import StepRatioScheduleConfig
 from gan_core.variants import VARIANTS
 from pipelines import apart
+from pipelines.sweeps.config import SweepConfig
 from tests.support import tiny_trainer
 
 TEXT = (Path(__file__).parent.parent / "REFERENCE.md").read_text()
@@ -82,6 +84,25 @@ def test_every_key_of_the_step_ratios_schedule_is_in_the_table_with_its_default(
     for row in rows("Step ratio"):
         default = fields[row[0].strip("`")].default
         assert row[1] == ("null" if default is None else f"{default:g}" if isinstance(default, float) else default)
+
+
+def test_every_space_is_in_the_table_with_the_keys_that_it_searches():
+    assert sorted(names("Search spaces")[: len(rows("Search spaces"))]) == registry.choices("tune_spaces")
+    for row in rows("Search spaces"):
+        name = row[0].strip("`")
+        space = registry.find("tune_spaces", name).SPACE
+        said = re.findall(r"`([^`]+)`", row[1])
+        assert all(any(fnmatch(key, pattern) for pattern in said) for key in space) or name == "smoke"
+        assert all(any(fnmatch(key, pattern) for key in space) for pattern in said)
+
+
+def test_every_sweep_setting_is_in_the_table_with_its_default():
+    fields = SweepConfig.model_fields
+    assert names("Sweep settings") == list(fields)
+    for row in rows("Sweep settings"):
+        default = fields[row[0].strip("`")].default
+        written = ", ".join(default) if isinstance(default, tuple) else f"{default:g}" if isinstance(default, float) else str(default)
+        assert row[1] == ("null" if default is None else written)
 
 
 def test_every_variant_was_measured():

@@ -15,6 +15,7 @@ from pipelines import environment, results, tracking
 from pipelines.launch import require_reachable_from_all_nodes
 from pipelines.plan import FAILED, INTERRUPTED, USAGE
 from pipelines.results import CONFIRM, SCREEN, Row
+from pipelines.signals import terminable
 from pipelines.sweeps import ledger, outcome, tuning
 from pipelines.sweeps.ledger import Identity
 from pipelines.sweeps.plan import SweepPlan
@@ -65,12 +66,12 @@ def _start(plan: SweepPlan, words: str, resumed: str | None, stack: ExitStack) -
         "on_gpu": slots.on_gpu,
     }
     if resumed is None:
-        run_id = ledger.create(tracker, name, plan.stored(), f"[All trials, to compare]({outcome.charts(tracker)})")
+        run_id = ledger.create(tracker, name, plan.stored(), f"[All trials, to compare]({outcome.charts(tracker, plan.aim)})")
     else:
         run_id = resumed
         tracker.client.update_run(run_id, status="RUNNING")
     say(f"sweep {name}, run {run_id}: {plan.planned} trials of {config.total_kimg:g} kimg, {slots.at_once} at once")
-    say(f"compare them while they run: {outcome.charts(tracker)}{tracker.hint}")
+    say(f"compare them while they run: {outcome.charts(tracker, plan.aim)}{tracker.hint}")
     begun = [ledger.row(trial) for trial in ledger.trials(tracker, name)]
     return Ride(plan, told, tracker, run_id, slots, begun)
 
@@ -81,9 +82,10 @@ def _conduct(ride: Ride) -> int:
     if uri := ride.plan.config.mlflow.tracking_uri:
         remedy += f" mlflow.tracking_uri={uri}"
     try:
-        _screen(ride)
-        _confirm(ride)
-        print(outcome.finish(ride.plan, tracker, ride.run_id), flush=True)
+        with terminable():
+            _screen(ride)
+            _confirm(ride)
+            print(outcome.finish(ride.plan, tracker, ride.run_id), flush=True)
     except KeyboardInterrupt:
         outcome.close(tracker, ride.run_id, name, "KILLED")
         print(f"\ninterrupted; {remedy}", file=sys.stderr)

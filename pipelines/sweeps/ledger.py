@@ -14,7 +14,7 @@ from gan_core.datatypes import ImageDataset
 from gan_core.overrides import Tree, dumps, loads
 from pipelines import environment, tracking
 from pipelines.config import JobConfig
-from pipelines.results import CONFIRM, SCREEN, Curve, Row
+from pipelines.results import CONFIRM, SCREEN, SPENT, Curve, Row
 from pipelines.tracking import Tracker
 
 SWEEP, KIND, TRIAL, PHASE, CONFIGURATION = "raygan.sweep", "raygan.kind", "raygan.trial", "raygan.phase", "raygan.configuration"
@@ -121,21 +121,38 @@ def record_refused(tracker: Tracker, sweep: str, identity: Identity, reason: str
     tracker.client.set_terminated(run_id, "FAILED")
 
 
-def end_trial(tracker: Tracker, run_id: str, status: str, reason: str, error: str = "") -> None:
-    """Set why a trial ended, what it had spent, and its final status; calling it again changes nothing."""
+class Ending(NamedTuple):
+    """How a trial ended. `axes` are the searched values as numbers, for plots that take nothing else."""
+
+    run_id: str
+    status: str
+    reason: str
+    axes: dict[str, float]
+    error: str = ""
+
+
+def end_trial(tracker: Tracker, ending: Ending) -> None:
+    """Set why a trial ended, what it had spent, and its final status; calling it again changes nothing.
+
+    A trial that spent its budget also gets its last scores under their bare names: MLflow draws these first, and plots by them compare
+    like with like.
+    """
+    run_id = ending.run_id
     run = tracker.client.get_run(run_id)
     now = run.data.metrics
     spent = {
         "budget/kimg": now.get("progress/images_seen", 0.0) / 1000.0,
         **{f"budget/{key}": now.get(f"progress/{key}", 0.0) for key in ("d_steps", "g_steps", "device_seconds")},
     }
+    finals = {key.removeprefix(SCORES): value for key, value in now.items() if key.startswith(SCORES) and not key.endswith("_error")}
+    values = spent | {f"axis/{key}": value for key, value in ending.axes.items()} | (finals if ending.reason == SPENT else {})
     words = ", ".join(f"{value:.6g} {key.removeprefix('budget/')}" for key, value in spent.items())
-    points = [Metric(key, value, run.info.start_time, 0) for key, value in spent.items()]  # the same point when repeated
-    tags = [RunTag(REASON, reason), RunTag(SPENT_TAG, words)]
+    points = [Metric(key, value, run.info.start_time, 0) for key, value in values.items()]  # the same point when repeated
+    tags = [RunTag(REASON, ending.reason), RunTag(SPENT_TAG, words)]
     tracker.client.log_batch(run_id, metrics=points, tags=tags, synchronous=True)
-    if error:
-        tracker.client.log_text(run_id, error, "error.txt")
-    tracker.client.set_terminated(run_id, status)
+    if ending.error:
+        tracker.client.log_text(run_id, ending.error, "error.txt")
+    tracker.client.set_terminated(run_id, ending.status)
 
 
 def number_of(run: Run) -> int:

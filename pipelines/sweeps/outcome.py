@@ -11,20 +11,22 @@ from mlflow.entities import Metric
 
 from gan_core.building import load_dataset
 from gan_core.overrides import dumps, validate
-from pipelines import export, storage, tracking
+from pipelines import export, results, storage, tracking
 from pipelines.config import JobConfig
 from pipelines.reports.page import finding
 from pipelines.results import SPENT, Findings, Row
 from pipelines.sweeps import findings, ledger, publishing
+from pipelines.sweeps.config import Aim
 from pipelines.sweeps.plan import SweepPlan
 from pipelines.tracking import Tracker
 
-ALIAS = "champion"
+ALIAS, MOST_COMPARED = "champion", 200
 
 
-def charts(tracker: Tracker) -> str:
-    """Where all trials are compared in MLflow."""
-    return tracker.charts(f"tags.`{ledger.KIND}` = '{ledger.TRIAL_KIND}'")
+def charts(tracker: Tracker, aim: Aim) -> str:
+    """Where all trials are compared in MLflow, the best first, also while they run."""
+    condition = f"tags.`{ledger.KIND}` = '{ledger.TRIAL_KIND}'"
+    return tracker.charts(condition, f"{ledger.SCORES}{aim.objective}", ascending=not aim.higher)
 
 
 def finish(plan: SweepPlan, tracker: Tracker, run_id: str) -> str:
@@ -42,11 +44,17 @@ def finish(plan: SweepPlan, tracker: Tracker, run_id: str) -> str:
     points = [Metric(key, value, int(time.time() * 1000), 0) for key, value in summary_metrics(found).items()]
     tracker.client.log_batch(run_id, metrics=points, synchronous=True)
     tracker.client.set_tag(run_id, "raygan.finding", finding(found))
+    ranked = results.rank(found.rows, found.objective, higher=found.higher)[:MOST_COMPARED]
+    links = [("all trials, the best first", charts(tracker, plan.aim))]
+    links += [("plots over the searched keys", tracker.comparison([row.run_id for row in ranked]))] if ranked else []
+    note = "\n\n".join([finding(found), *(f"[{words}]({address})" for words, address in links)])
+    tracker.client.set_tag(run_id, "mlflow.note.content", note)
     tracker.client.set_terminated(run_id, "FINISHED")
     lines += [
         f"report       {folder / publishing.PAGE}",
         f"run          {tracker.page(run_id)}{tracker.hint}",
-        f"compare      {charts(tracker)}",
+        f"compare      {charts(tracker, plan.aim)}",
+        "             its page links to plots over the searched keys: parallel coordinates, box, contour",
     ]
     return "\n".join(lines)
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ray.tune.search.sample import Categorical
+
 from gan_core.building import build_networks, load_dataset, require_fitting
 from gan_core.datatypes import ImageDataset
 from gan_core.overrides import Tree, merge, validate
@@ -74,6 +76,7 @@ class SweepPlan(NamedTuple):
             objective=self.aim.objective,
             higher=self.aim.higher,
             total_kimg=self.config.total_kimg,
+            choices={key: spaces.told(domain) for key, domain in self.space.items() if isinstance(domain, Categorical)},
             perturbed=list(spaces.perturbable(self.space)) if sweep.scheduler == "pbt" else [],
             on_gpu=False,
         )

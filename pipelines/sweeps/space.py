@@ -187,6 +187,18 @@ def number_of(key: str, value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
+def coordinates(point: Point, choices: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+    """A point as numbers: a name by its place among the choices, counted from 0."""
+    found = {}
+    for key, value in point.items():
+        number = number_of(key, value)
+        if number is None and value in choices.get(key, ()):
+            number = float(choices[key].index(value))
+        if number is not None:
+            found[key] = number
+    return found
+
+
 def family(point: Point, key: str | None) -> str:
     """The value whose trials compete with each other first; all of them where `key` is None."""
     return "" if key is None else str(point.get(key))

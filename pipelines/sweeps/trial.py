@@ -30,6 +30,7 @@ from pipelines.sweeps.schedulers import CLOCK, GOODNESS, WORST
 from pipelines.tracking import Tracker
 
 POINTER, ENDED, RUN_ID, NUMBER, DONOR = "pointer.json", "ended", "run_id", "number", "donor"
+SELF_EXPLAINED = ("alarm: ", "evaluation.")
 CAP = 1000.0  # times total_kimg: where budgets are device seconds, images end no trial
 
 
@@ -48,6 +49,7 @@ class Told(TypedDict):
     objective: str
     higher: bool
     total_kimg: float
+    choices: dict[str, list[Any]]
     perturbed: list[str]
     on_gpu: bool
 
@@ -187,7 +189,7 @@ class Referee:
     def end(self, outcome: worker.Outcome) -> None:
         """The last report: why the trial ended by itself."""
         failure = outcome["failure"]
-        reason = SPENT if not failure else failure if failure.startswith("alarm: ") else f"diverged: {failure}"
+        reason = SPENT if not failure else failure if failure.startswith(SELF_EXPLAINED) else f"diverged: {failure}"
         goodness = WORST if failure else self._goodness(outcome["last_scores"])
         clock = clock_of(self._told, self._config, outcome["images_seen"], outcome["device_seconds"])
         tune.report({GOODNESS: goodness, CLOCK: clock, ENDED: reason, RUN_ID: self._run_id, "done": True})

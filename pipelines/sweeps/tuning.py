@@ -17,8 +17,9 @@ from ray.tune.search.optuna import OptunaSearch
 
 from pipelines.results import SCREEN, SPENT
 from pipelines.sweeps import ledger
+from pipelines.sweeps import space as spaces
 from pipelines.sweeps import trial as trials
-from pipelines.sweeps.ledger import Identity
+from pipelines.sweeps.ledger import Ending, Identity
 from pipelines.sweeps.schedulers import CLOCK, GOODNESS, WORST
 from pipelines.sweeps.space import Space
 from pipelines.sweeps.trial import ENDED, RUN_ID, Told
@@ -161,7 +162,7 @@ class Notary(tune.Callback):
 
     def __init__(self, tracker: Tracker, told: Told, count: int, show: Callable[[str], None]) -> None:
         self._tracker, self._told, self._count, self._show = tracker, told, count, show
-        self._waiting: list[tuple[str, str, str, str]] = []
+        self._waiting: list[Ending] = []
         self._ended = 0
         self._started = time.monotonic()
 
@@ -180,6 +181,10 @@ class Notary(tune.Callback):
         run_id = self._run_of(trial)
         self._note(trial, run_id, "FAILED", f"failed: {lines[-1][:300] if lines else text}", text)
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """It crashed, and is tried again."""
+        self._show(f"trial {trial.config['trial']['number']:03d} crashed; it goes on from its last checkpoint")
+
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Try again what the store did not take."""
         self.deliver()
@@ -193,7 +198,7 @@ class Notary(tune.Callback):
         give_up_at = time.monotonic() + 60.0
         while self._waiting:
             try:
-                ledger.end_trial(self._tracker, *self._waiting[0])
+                ledger.end_trial(self._tracker, self._waiting[0])
                 self._waiting.pop(0)
             except (MlflowException, OSError):
                 if not patiently:
@@ -210,7 +215,8 @@ class Notary(tune.Callback):
     def _note(self, trial: Trial, run_id: str, status: str, reason: str, error: str = "") -> None:
         identity = Identity(**{field: trial.config["trial"][field] for field in Identity._fields})
         if run_id:
-            self._waiting.append((run_id, status, reason, error))
+            axes = spaces.coordinates(identity.point, self._told["choices"])
+            self._waiting.append(Ending(run_id, status, reason, axes, error))
         elif not reason.startswith("refused"):
             ledger.record_refused(self._tracker, self._told["name"], identity, reason)
         self.deliver()

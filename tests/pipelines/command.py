@@ -25,12 +25,12 @@ def write_config(folder, workers=1, **overrides):
     return str(path)
 
 
-def start(folder, *words, **environment):
-    """The command as a process, its output captured."""
+def start(folder, *words, command="train", **environment):
+    """`raygan COMMAND` as a process, its output captured."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1", **environment}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "pipelines.train", *words]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    program = [sys.executable, "-m", f"pipelines.{command}", *words]
+    return subprocess.Popen(program, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process, timeout=240):
