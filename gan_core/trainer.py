@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gan_core import diagnostics, distributed, evaluation, sampling
 from gan_core.building import Parts, build, build_ratio, build_thresholds
+from gan_core.checkpoint import load_moments
 from gan_core.config import FREE_ON_RESUME, GanConfig
 from gan_core.datatypes import Batch, to_device
 from gan_core.evaluation import EvaluationError
@@ -161,8 +162,8 @@ class Trainer:
         parts.g.network.load_state_dict(state["generator"])
         parts.d.network.load_state_dict(state["discriminator"])
         parts.g_ema.network.load_state_dict(state["g_ema"])
-        _load_moments(parts.g.optimizer, state["generator_optimizer"])
-        _load_moments(parts.d.optimizer, state["discriminator_optimizer"])
+        load_moments(parts.g.optimizer, state["generator_optimizer"])
+        load_moments(parts.d.optimizer, state["discriminator_optimizer"])
         self._last_good = self.images_seen
 
     def _round(self) -> None:
@@ -310,11 +311,3 @@ class Trainer:
         real = self._images(parts.train[train])
         latents = Batch(z.to(parts.device, parts.dtype), real.labels)
         return diagnostics.measure(parts.d, parts.g, parts.game, train=real, held_out=held_out, latents=latents)
-
-
-def _load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Continue from another optimizer's moments with this one's own learning rate and betas."""
-    own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(dict(state))
-    for group, settings in zip(optimizer.param_groups, own, strict=True):
-        group.update(settings)

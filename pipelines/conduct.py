@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import psutil
 from mlflow.exceptions import MlflowException
@@ -13,13 +13,14 @@ from gan_core import evaluation
 from gan_core.datatypes import ImageDataset
 from pipelines import export, storage, tracking
 from pipelines.config import JobConfig
+from pipelines.patience import end_early, patiently
 from pipelines.plan import FAILED, INTERRUPTED, USAGE, Plan, Ready
 from pipelines.progress import Progress
 from pipelines.signals import terminable
 from pipelines.tracking import Tracker
 from pipelines.worker import SAMPLES, Job, Outcome
 
-LINES_SHOWN, ERROR_FILE, RETRY_SECONDS = 8, "error.txt", 2.0
+LINES_SHOWN = 8
 
 
 class Ride(NamedTuple):
@@ -32,7 +33,6 @@ class Ride(NamedTuple):
     local: bool
 
 
-T = TypeVar("T")
 Launcher = Callable[[Job, JobConfig, Progress], Outcome]
 
 
@@ -86,15 +86,15 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
             if outcome["failure"] or outcome["undelivered"]:
                 raise RuntimeError(" ".join(filter(None, (outcome["failure"], outcome["undelivered"]))))
             if config.ray.asynchronous_evaluation:
-                _patiently(lambda: _take_scores(ride, outcome), config.mlflow.delivery_timeout_seconds)
+                patiently(lambda: _take_scores(ride, outcome), config.mlflow.delivery_timeout_seconds, say)
             clock.worker_laps(outcome)
-            model = _patiently(lambda: _finish(ride, outcome, clock), config.mlflow.delivery_timeout_seconds)
+            model = patiently(lambda: _finish(ride, outcome, clock), config.mlflow.delivery_timeout_seconds, say)
     except KeyboardInterrupt:
-        _end(tracker, run_id, "KILLED")
+        end_early(tracker, run_id, "KILLED")
         print(f"\ninterrupted; {remedy}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # whatever it was, the run in MLflow must say that it failed, and the user what to do
-        _end(tracker, run_id, "FAILED", error=str(error))
+        end_early(tracker, run_id, "FAILED", error=str(error))
         print(f"\nraygan train: run {run_id} failed: {_brief(error)}\n{remedy}", file=sys.stderr)
         return FAILED
     print(_summary(ride, outcome, model, clock))
@@ -131,19 +131,6 @@ def _finish(ride: Ride, outcome: Outcome, clock: "Stopwatch") -> str:
     return model
 
 
-def _patiently(action: Callable[[], T], seconds: float) -> T:
-    """Repeat an action on the tracking store until it succeeds or the time is up: a finished training deserves it."""
-    give_up_at = time.monotonic() + seconds
-    while True:
-        try:
-            return action()
-        except (MlflowException, OSError) as error:
-            if time.monotonic() > give_up_at:
-                raise
-            print(f"the tracking store did not answer ({_brief(error)}); trying again", file=sys.stderr)
-            time.sleep(RETRY_SECONDS)
-
-
 def _again(ride: Ride) -> str:
     """The command that continues the run."""
     uri = ride.plan.config.mlflow.tracking_uri
@@ -153,17 +140,14 @@ def _again(ride: Ride) -> str:
 def _brief(error: Exception) -> str:
     """Ray's errors hold whole tracebacks: their first and last lines say what and why."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return str(error) if len(lines) <= LINES_SHOWN else f"{lines[0]}\n  {lines[-1].strip()}\nThe whole error is in the run's {ERROR_FILE}."
+    if len(lines) <= LINES_SHOWN:
+        return str(error)
+    return f"{lines[0]}\n  {lines[-1].strip()}\nThe whole error is in the run's {tracking.ERROR_FILE}."
 
 
-def _end(tracker: Tracker, run_id: str, status: str, error: str = "") -> None:
-    """Set the final status; a store that is away keeps RUNNING, and the user is told."""
-    try:
-        if error:
-            tracker.client.log_text(run_id, error, ERROR_FILE)
-        tracker.client.set_terminated(run_id, status)
-    except Exception as failure:  # the one that brought us here matters more
-        print(f"the status {status} could not be set in {tracker.uri}: {failure}", file=sys.stderr)
+def say(sentence: str) -> None:
+    """A line for the user."""
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def _summary(ride: Ride, outcome: Outcome, model: str, clock: "Stopwatch") -> str:

@@ -1,7 +1,6 @@
 """A run through Ray Train, from the driver: a cluster, a TorchTrainer, and the reports of its workers on the terminal."""
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipelines import apart, rank
 from pipelines.config import JobConfig
 from pipelines.progress import Watcher
+from pipelines.signals import in_thread
 
 if TYPE_CHECKING:
     from pipelines.worker import Job, Outcome
@@ -64,18 +64,28 @@ class _Board:
 
 @contextmanager
 def cluster(config: JobConfig) -> Iterator[None]:
-    """The cluster that $RAY_ADDRESS names, else one of this machine's CPUs and GPUs that ends with the block.
+    """`connected`, and found to have what the workers ask for.
 
     Raises:
-        ValueError: the cluster does not have what the workers ask for.
+        ValueError: it does not.
+    """
+    with connected(dashboard=False):
+        _require_resources(config)
+        yield
+
+
+@contextmanager
+def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> Iterator[None]:
+    """The cluster that $RAY_ADDRESS names, else one of this machine's CPUs and GPUs that ends with the block, with or without Ray's
+    dashboard; workers have `environment`.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # "local", or Ray would join whatever cluster `ray start` once made on this machine.
-    here = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
+    here = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": dashboard}
     local = {} if os.environ.get("RAY_ADDRESS") else here
-    ray.init(log_to_driver=False, logging_level="ERROR", **local)
+    workers = {"runtime_env": {"env_vars": environment}} if environment else {}
+    ray.init(log_to_driver=False, logging_level="ERROR", **workers, **local)
     try:
-        _require_resources(config)
         yield
     finally:
         ray.shutdown()
@@ -149,7 +159,7 @@ def launch(job: "Job", config: JobConfig, progress: Watcher, ask: Ask | None = N
             checkpoint_config=CheckpointConfig(num_to_keep=config.ray.checkpoints_to_keep),
         ),
     )
-    fitting = _in_thread(trainer.fit)
+    fitting = in_thread(trainer.fit, "ray-train")
     try:
         result = _wait(fitting, board, progress, ask)
     except BaseException:
@@ -171,20 +181,6 @@ def _validation(config: JobConfig, told: apart.Told) -> ValidationConfig:
 
 def _resources(config: JobConfig, on_gpu: bool) -> dict[str, float]:
     return {"CPU": config.ray.cpus_per_worker, **({"GPU": 1.0} if on_gpu else {})}
-
-
-def _in_thread(function: Callable[[], Any]) -> Future[Any]:
-    """Call `function` off the main thread: there, Ray's own handler would answer Ctrl-C by ending the program in silence."""
-    future: Future[Any] = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:  # handed to whoever waits
-            future.set_exception(error)
-
-    threading.Thread(target=call, name="ray-train", daemon=True).start()
-    return future
 
 
 def _wait(future: Future[Any], board: Any, progress: Watcher, ask: Ask | None) -> Any:

@@ -54,7 +54,8 @@ class RaySession:
 
         found = ray.train.get_checkpoint()
         if found is None:
-            yield storage.latest_in(Path(self._storage.experiment_fs_path))
+            with storage.latest_at(self._storage.storage_filesystem, self._storage.experiment_fs_path) as newest:
+                yield newest
         else:
             with found.as_directory() as folder:
                 yield Path(folder)

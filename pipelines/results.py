@@ -110,7 +110,7 @@ def rank(rows: list[Row], objective: str, *, higher: bool) -> list[Row]:
 
 
 def estimates(rows: list[Row], objective: str, *, higher: bool) -> list[Estimate]:
-    """For each configuration that was repeated its mean over fresh seeds, the best first.
+    """For each configuration that was repeated its mean over fresh seeds: those with most seeds first, among these the best.
 
     Screening results are left out: a configuration was chosen because its own was good, so it would flatter it.
     """

@@ -14,7 +14,7 @@ import pyarrow.fs
 from gan_core.checkpoint import SUMS
 
 PREFIX, BEST = "checkpoint_", "best_"
-ADOPTED, RAY_TRAIN_LIST = "adopted.json", "checkpoint_manager_snapshot.json"
+ADOPTED, PENDING, RAY_TRAIN_LIST = "adopted.json", "undelivered.json", "checkpoint_manager_snapshot.json"
 
 
 def checkpoint_name(images_seen: int) -> str:
@@ -36,16 +36,24 @@ def latest(storage_path: str, run_id: str, *, best: bool = False) -> Iterator[Pa
         ValueError: there is none.
     """
     filesystem, path = _filesystem(storage_path)
-    folder = f"{path}/{run_id}"
-    name = _latest_name(filesystem, folder, BEST if best else PREFIX)
+    with latest_at(filesystem, f"{path}/{run_id}", BEST if best else PREFIX) as found:
+        if found is None:
+            raise ValueError(f"run {run_id} has no {'best ' if best else ''}checkpoint in {storage_path}")
+        yield found
+
+
+@contextmanager
+def latest_at(filesystem: Any, folder: str, prefix: str = PREFIX) -> Iterator[Path | None]:
+    """The newest complete checkpoint in a run's folder of any file system, on this machine while the block runs."""
+    name = _latest_name(filesystem, folder, prefix)
     if name is None:
-        raise ValueError(f"run {run_id} has no {'best ' if best else ''}checkpoint in {storage_path}")
-    if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
+        yield None
+    elif isinstance(filesystem, pyarrow.fs.LocalFileSystem):
         yield Path(folder) / name
-        return
-    with tempfile.TemporaryDirectory(prefix="raygan-") as copy:
-        pyarrow.fs.copy_files(f"{folder}/{name}", copy, source_filesystem=filesystem)
-        yield Path(copy)
+    else:
+        with tempfile.TemporaryDirectory(prefix="raygan-") as copy:
+            pyarrow.fs.copy_files(f"{folder}/{name}", copy, source_filesystem=filesystem)
+            yield Path(copy)
 
 
 def keep_latest(folder: Path, count: int) -> None:
@@ -87,44 +95,48 @@ def _is_complete(filesystem: Any, folder: str) -> bool:
     return bool(filesystem.get_file_info(f"{folder}/{SUMS}").type == pyarrow.fs.FileType.File)
 
 
-def adopt(storage_path: str, run_id: str, donor: str) -> None:
+def adopt(storage_path: str, run_id: str, donor: str, point: dict[str, Any]) -> None:
     """Make another run's checkpoint, `donor` (`<run id>/<name>`), the only one of this run; a second call does nothing.
 
-    ADOPTED says which one it is, and whether the copy is complete: `finish_adoption` goes on where a process died half-way.
+    ADOPTED says which one it is, with which settings the run goes on, and whether the copy is complete: `finish_adoption` goes on where a
+    process died half-way.
 
     Raises:
         ValueError: the donor's checkpoint is gone.
     """
     filesystem, path = _filesystem(storage_path)
-    if _adopted(filesystem, f"{path}/{run_id}") == {"donor": donor, "complete": True}:
+    before = adopted(storage_path, run_id)
+    if before is not None and before["donor"] == donor and before["complete"]:
         return
     if not _is_complete(filesystem, f"{path}/{donor}"):
         raise ValueError(f"ray.checkpoints_to_keep: the checkpoint {donor} is gone from {storage_path}; keep more of them")
     filesystem.create_dir(f"{path}/{run_id}", recursive=True)
-    _note_adopted(filesystem, f"{path}/{run_id}", donor, complete=False)
+    _note_adopted(filesystem, f"{path}/{run_id}", {"donor": donor, "point": point, "complete": False})
     finish_adoption(storage_path, run_id)
 
 
 def finish_adoption(storage_path: str, run_id: str) -> None:
     """Complete what `adopt` began, if it did. Ray Train's list of the run's own checkpoints goes too, or it would resume from these."""
-    filesystem, path = _filesystem(storage_path)
-    folder = f"{path}/{run_id}"
-    begun = _adopted(filesystem, folder)
+    begun = adopted(storage_path, run_id)
     if begun is None or begun["complete"]:
         return
-    donor = begun["donor"]
+    filesystem, path = _filesystem(storage_path)
+    folder, donor = f"{path}/{run_id}", begun["donor"]
     for name in _names(filesystem, folder, PREFIX):
         filesystem.delete_dir(f"{folder}/{name}")
     if filesystem.get_file_info(f"{folder}/{RAY_TRAIN_LIST}").type == pyarrow.fs.FileType.File:
         filesystem.delete_file(f"{folder}/{RAY_TRAIN_LIST}")
     with tempfile.TemporaryDirectory(prefix="raygan-") as copy:
         pyarrow.fs.copy_files(f"{path}/{donor}", copy, source_filesystem=filesystem)
+        (Path(copy) / PENDING).write_text("[]")  # records that wait belong to the donor's run
         _put(filesystem, f"{folder}/{donor.rpartition('/')[2]}", Path(copy))
-    _note_adopted(filesystem, folder, donor, complete=True)
+    _note_adopted(filesystem, folder, {**begun, "complete": True})
 
 
-def _adopted(filesystem: Any, folder: str) -> dict[str, Any] | None:
-    place = f"{folder}/{ADOPTED}"
+def adopted(storage_path: str, run_id: str) -> dict[str, Any] | None:
+    """What `adopt` has noted of the run: `donor`, `point` and `complete`; None where it has taken over nothing."""
+    filesystem, path = _filesystem(storage_path)
+    place = f"{path}/{run_id}/{ADOPTED}"
     if filesystem.get_file_info(place).type != pyarrow.fs.FileType.File:
         return None
     with filesystem.open_input_stream(place) as file:
@@ -132,9 +144,9 @@ def _adopted(filesystem: Any, folder: str) -> dict[str, Any] | None:
         return found
 
 
-def _note_adopted(filesystem: Any, folder: str, donor: str, *, complete: bool) -> None:
+def _note_adopted(filesystem: Any, folder: str, note: dict[str, Any]) -> None:
     with filesystem.open_output_stream(f"{folder}/{ADOPTED}") as file:
-        file.write(json.dumps({"donor": donor, "complete": complete}).encode())
+        file.write(json.dumps(note).encode())
 
 
 def _put(filesystem: Any, folder: str, source: Path) -> None:

@@ -25,7 +25,7 @@ from gan_core.overrides import dumps, flatten, loads
 from pipelines import environment, run_writer, storage
 from pipelines.config import JobConfig
 
-CONFIG_FILE, ENVIRONMENT_FILE = "config.yaml", "environment.json"
+CONFIG_FILE, ENVIRONMENT_FILE, ERROR_FILE = "config.yaml", "environment.json", "error.txt"
 PARAMS_AT_ONCE = 100  # the REST API's limit for one request
 
 
@@ -140,7 +140,7 @@ def create_run(
     run = tracker.client.create_run(tracker.experiment_id, run_name=name, tags=tags)
     run_id: str = run.info.run_id
     try:
-        _describe_run(tracker, run_id, config, dataset, facts)
+        describe_run(tracker, run_id, config, dataset, facts)
     except Exception:
         tracker.client.set_terminated(run_id, "FAILED")
         raise
@@ -164,13 +164,14 @@ def source_tags(command: str, words: str, facts: Mapping[str, Any]) -> dict[str,
     return tags
 
 
-def _describe_run(tracker: Tracker, run_id: str, config: JobConfig, dataset: ImageDataset, facts: Mapping[str, Any]) -> None:
+def describe_run(tracker: Tracker, run_id: str, config: JobConfig, dataset: ImageDataset, facts: Mapping[str, Any]) -> None:
+    """Params, data set, environment and config, this one last: where it is, the others are; repeating changes nothing."""
     params = [Param(key, value) for key, value in flatten(config).items()]
     for first in range(0, len(params), PARAMS_AT_ONCE):
         tracker.client.log_batch(run_id, params=params[first : first + PARAMS_AT_ONCE], synchronous=True)
     tracker.client.log_inputs(run_id, [_dataset_input(dataset)])
-    write_config(tracker, run_id, config)
     log_json(tracker, run_id, facts, ENVIRONMENT_FILE)
+    write_config(tracker, run_id, config)
 
 
 def write_config(tracker: Tracker, run_id: str, config: JobConfig) -> None:
@@ -188,9 +189,14 @@ def read_config(tracker: Tracker, run_id: str) -> dict[str, Any]:
         tracker.client.get_run(run_id)
     except MlflowException:
         raise ValueError(f"no run '{run_id}' in {tracker.uri}; run ids are in the MLflow UI, and `raygan train` prints them") from None
-    if CONFIG_FILE not in {artifact.path for artifact in tracker.client.list_artifacts(run_id)}:
+    if not is_described(tracker, run_id):
         raise ValueError(f"run {run_id} in {tracker.uri} has no {CONFIG_FILE}: raygan did not make it")
     return loads(read_text(tracker, run_id, CONFIG_FILE), f"config of run {run_id}")
+
+
+def is_described(tracker: Tracker, run_id: str) -> bool:
+    """Whether `describe_run` was completed."""
+    return CONFIG_FILE in {artifact.path for artifact in tracker.client.list_artifacts(run_id)}
 
 
 def read_text(tracker: Tracker, run_id: str, file: str) -> str:

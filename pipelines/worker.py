@@ -20,17 +20,20 @@ from gan_core.overrides import validate
 from pipelines import environment
 from pipelines.config import JobConfig
 from pipelines.run_writer import CLOCK, RunWriter, UndeliveredError
-from pipelines.storage import checkpoint_name
+from pipelines.storage import PENDING, checkpoint_name
 
-PENDING, SAMPLES = "undelivered.json", "samples.png"
+SAMPLES = "samples.png"
 PROVENANCE_TAG, FAILED_TAG = "raygan.provenance.quality", "evaluation.failed."
 
 
 class Orders(TypedDict):
-    """What a sweep adds to a job: keys that its schedule changes, whose values are logged as `hp/*`, and alarms that end the run."""
+    """What a sweep adds to a job: keys that its schedule changes, whose values are logged as `hp/*`, alarms that end the run, and a budget
+    in device seconds, after which it ends at the next scores.
+    """
 
     perturbed: dict[str, float]
     fatal_alarms: list[str]
+    device_seconds: float | None
 
 
 class Job(TypedDict):
@@ -42,7 +45,7 @@ class Job(TypedDict):
     orders: NotRequired[Orders]
 
 
-NO_ORDERS = Orders(perturbed={}, fatal_alarms=[])
+NO_ORDERS = Orders(perturbed={}, fatal_alarms=[], device_seconds=None)
 
 
 class Outcome(TypedDict):
@@ -124,9 +127,11 @@ def run(job: Job, session: Session) -> Outcome:
             if session.rank == 0:
                 session.say(f"continuing from the checkpoint at {trainer.images_seen / 1000:.1f} kimg")
     desk = _Desk(job, config, session, pending, frozenset(trainer.alarms.ringing))
-    built_at, failure, stopped = time.time(), "", False
+    built_at, failure = time.time(), ""
+    stopped = orders["device_seconds"] is not None and trainer.device_seconds >= orders["device_seconds"]
     try:
-        trainer.run(desk.receive)
+        if not stopped:
+            trainer.run(desk.receive)
     except (DivergenceError, EvaluationError, AlarmError) as error:
         failure = str(error)
     except _NoMoreError:
@@ -213,8 +218,11 @@ class _Desk:
                 raise AlarmError(f"alarm: {name} at {report.images_seen / 1000:.1f} kimg: {report.alarms[name]}")
         if report.scores is None:
             return
-        if "orders" in self.job and self.writer is not None:
-            self.writer.flush(self.patience)
+        if "orders" in self.job and self.writer is not None and not self.writer.flush(self.patience):
+            raise UndeliveredError(f"metrics were not delivered to {self.job['tracking_uri']} within {self.patience:g} s")
+        limit = self.orders["device_seconds"]
+        if limit is not None and report.metrics["progress/device_seconds"] >= limit:
+            raise _NoMoreError
         if not self.session.may_go_on(report):
             raise _NoMoreError
 

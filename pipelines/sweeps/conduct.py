@@ -1,18 +1,22 @@
 """A sweep from the driver's chair: screening, confirmation with fresh seeds, and what is kept of it."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import ray
+from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from ray.tune.schedulers import FIFOScheduler
 
-from pipelines import environment, results, tracking
-from pipelines.launch import require_reachable_from_all_nodes
+from gan_core.overrides import merge
+from pipelines import environment, launch, results, tracking
+from pipelines.conduct import say
 from pipelines.plan import FAILED, INTERRUPTED, USAGE
 from pipelines.results import CONFIRM, SCREEN, Row
 from pipelines.signals import terminable
@@ -21,12 +25,14 @@ from pipelines.sweeps.ledger import Identity
 from pipelines.sweeps.plan import SweepPlan
 from pipelines.sweeps.schedulers import CLOCK, GOODNESS, WORST, Past, build
 from pipelines.sweeps.trial import Told, clock_of, job_of
-from pipelines.sweeps.tuning import Batch, Slots, Suggestions, say
+from pipelines.sweeps.tuning import Batch, Slots, Suggestions
 from pipelines.tracking import Tracker
 
 
 class Ride(NamedTuple):
-    """One sweep and where it is tracked; `begun` holds the rows of trials that an earlier session began or ended."""
+    """One sweep and where it is tracked; `begun` holds the rows of trials that an earlier session began or ended,
+    and `was_finished` says that it had come to the end.
+    """
 
     plan: SweepPlan
     told: Told
@@ -34,6 +40,7 @@ class Ride(NamedTuple):
     run_id: str
     slots: Slots
     begun: list[Row]
+    was_finished: bool
 
 
 def run(plan: SweepPlan, words: str, resumed: str | None) -> int:
@@ -51,10 +58,13 @@ def _start(plan: SweepPlan, words: str, resumed: str | None, stack: ExitStack) -
     config, name = plan.config, plan.config.sweep.name
     assert name is not None, "the command has found one"
     tracker = tracking.connect(config.mlflow.tracking_uri, f"{config.mlflow.experiment}-{name}")
-    stack.enter_context(_cluster(many_workers=config.sweep.workers_per_trial > 1))
-    stack.enter_context(_only_driver(name))
+    stack.enter_context(_only_driver(name, config.ray.storage_path))
+    os.environ.update(tuning.environment())
+    # Without the dashboard Ray Train does not give back what the workers of a killed trial held.
+    stack.enter_context(launch.connected(dashboard=config.sweep.workers_per_trial > 1, environment=tuning.environment()))
+    stack.enter_context(_only_driver_of_the_cluster(name))
     slots = tuning.slots(config, tuning.cluster_resources())
-    require_reachable_from_all_nodes(tracker.uri)
+    launch.require_reachable_from_all_nodes(tracker.uri)
     credentials = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_TRACKING_")}
     told: Told = {
         **plan.told(),
@@ -65,15 +75,18 @@ def _start(plan: SweepPlan, words: str, resumed: str | None, stack: ExitStack) -
         "facts": environment.describe(),
         "on_gpu": slots.on_gpu,
     }
+    told["tree"] = merge(told["tree"], {"ray.use_gpu": slots.on_gpu})
+    was_finished = False
     if resumed is None:
         run_id = ledger.create(tracker, name, plan.stored(), f"[All trials, to compare]({outcome.charts(tracker, plan.aim)})")
     else:
         run_id = resumed
+        was_finished = tracker.client.get_run(run_id).info.status == "FINISHED"
         tracker.client.update_run(run_id, status="RUNNING")
     say(f"sweep {name}, run {run_id}: {plan.planned} trials of {config.total_kimg:g} kimg, {slots.at_once} at once")
     say(f"compare them while they run: {outcome.charts(tracker, plan.aim)}{tracker.hint}")
     begun = [ledger.row(trial) for trial in ledger.trials(tracker, name)]
-    return Ride(plan, told, tracker, run_id, slots, begun)
+    return Ride(plan, told, tracker, run_id, slots, begun, was_finished)
 
 
 def _conduct(ride: Ride) -> int:
@@ -83,9 +96,8 @@ def _conduct(ride: Ride) -> int:
         remedy += f" mlflow.tracking_uri={uri}"
     try:
         with terminable():
-            _screen(ride)
-            _confirm(ride)
-            print(outcome.finish(ride.plan, tracker, ride.run_id), flush=True)
+            anything_new = _screen(ride) | _confirm(ride) | (not ride.was_finished)
+            print(outcome.finish(ride.plan, tracker, ride.run_id, anything_new=anything_new), flush=True)
     except KeyboardInterrupt:
         outcome.close(tracker, ride.run_id, name, "KILLED")
         print(f"\ninterrupted; {remedy}", file=sys.stderr)
@@ -97,8 +109,8 @@ def _conduct(ride: Ride) -> int:
     return 0
 
 
-def _screen(ride: Ride) -> None:
-    """All trials of the search that have not ended yet."""
+def _screen(ride: Ride) -> bool:
+    """All trials of the search that have not ended yet; returns whether there were any."""
     plan, begun = ride.plan, {row.number: row for row in ride.begun if row.phase == SCREEN}
     for number, reason in plan.refused.items():
         ledger.record_refused(ride.tracker, ride.told["name"], plan.identity(number), f"refused: {reason}")
@@ -115,6 +127,7 @@ def _screen(ride: Ride) -> None:
         searcher = _searcher(ride, begun)
     if count > 0:
         _run(ride, left, count, build(plan.config, plan.space, _past(ride, begun)), searcher)
+    return count > 0
 
 
 def _shuffled(identities: list[Identity], seed: int) -> list[Identity]:
@@ -128,8 +141,9 @@ def _searcher(ride: Ride, begun: dict[int, Row]) -> Suggestions:
     unfinished = [_identity(row)._asdict() for row in begun.values() if not row.reason]
     searcher = Suggestions(plan.space, first=max(begun, default=-1) + 1, seed=sweep.seed, begun=unfinished)
     for row in begun.values():
-        if row.reason:
-            searcher.add_evaluated_point(row.point, _goodness(ride, row.scores))
+        if row.reason and not row.reason.startswith("failed: "):
+            good = row.complete or row.reason.startswith("stopped by ")
+            searcher.add_evaluated_point(row.point, _goodness(ride, row.scores) if good else WORST)
     return searcher
 
 
@@ -154,14 +168,15 @@ def _clocks(ride: Ride, row: Row, curve: results.Curve) -> list[float]:
     return [clock_of(ride.told, config, seen, seconds) for seen, seconds in zip(curve.images_seen, curve.device_seconds, strict=True)]
 
 
-def _confirm(ride: Ride) -> None:
-    """The best configurations again, each with the same fresh seeds: what is equal between them can be compared in pairs."""
+def _confirm(ride: Ride) -> bool:
+    """The best configurations again, each with the same fresh seeds, so that they can be compared in pairs; returns whether any was due."""
     plan, sweep = ride.plan, ride.plan.config.sweep
     rows = [ledger.row(trial) for trial in ledger.trials(ride.tracker, ride.told["name"])]
     ranked = results.rank([row for row in rows if row.phase == SCREEN], plan.aim.objective, higher=plan.aim.higher)
-    chosen = ranked[: sweep.repeated]
+    different = {json.dumps(row.point, sort_keys=True): row for row in reversed(ranked)}  # tpe may draw a point twice
+    chosen = [row for row in ranked if row in different.values()][: sweep.repeated]
     if not chosen:
-        return
+        return False
     there = {(row.configuration, row.seed): row for row in rows if row.phase == CONFIRM}
     seeds = [plan.config.seed + 1 + index for index in range(sweep.seeds)]
     wanted = [(row, seed) for seed in seeds for row in chosen]
@@ -176,6 +191,7 @@ def _confirm(ride: Ride) -> None:
     if left:
         say(f"repeating the best {len(chosen)} with {sweep.seeds} fresh seeds each")
         _run(ride, left, len(left), FIFOScheduler(), None)
+    return bool(left)
 
 
 def _run(ride: Ride, identities: list[Identity], count: int, scheduler: Any, searcher: Suggestions | None) -> None:
@@ -194,25 +210,27 @@ def _goodness(ride: Ride, scores: dict[str, float]) -> float:
 
 
 @contextmanager
-def _cluster(*, many_workers: bool) -> Iterator[None]:
-    """The cluster that $RAY_ADDRESS names, else one of this machine that ends with the block.
+def _only_driver(name: str, storage_path: str) -> Iterator[None]:
+    """A lock beside the checkpoints, where they are files: two drivers of one sweep would write each other's runs.
 
-    Trials with workers of their own need the dashboard: without it Ray Train does not give back what a killed trial's workers held.
+    Raises:
+        ValueError: another one is at work.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.update(tuning.environment())
-    here = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": many_workers}
-    local = {} if os.environ.get("RAY_ADDRESS") else here
-    ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": tuning.environment()}, **local)
-    try:
+    if "://" in storage_path:
         yield
-    finally:
-        ray.shutdown()
+        return
+    folder = Path(storage_path) / "sweeps"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / f"{name}.lock", blocking=False):
+            yield
+    except Timeout:
+        raise ValueError(f"sweep.name: the sweep {name} is running; wait for it, or give another name") from None
 
 
 @contextmanager
-def _only_driver(name: str) -> Iterator[None]:
-    """A named actor that lives as long as this driver: two of them on one sweep would write each other's runs.
+def _only_driver_of_the_cluster(name: str) -> Iterator[None]:
+    """A named actor that lives as long as this driver, for drivers on other machines.
 
     Raises:
         ValueError: another one is at work in this cluster.

@@ -84,6 +84,12 @@ class SweepConfig(Section):
             raise ValueError("sweep.rank_within_kimg has no effect without sweep.rank_within; set that to a searched key")
         if self.scheduler == "pbt" and self.confirm:
             raise ValueError("sweep.confirm: what pbt finds is a schedule of settings and not one that can be repeated; set it to 0")
+        if self.scheduler == "pbt" and self.equal != "images":
+            raise ValueError(
+                f"sweep.equal: pbt hands weights between trials that have seen as many images, given {self.equal}; set it to images"
+            )
+        if self.scheduler == "pbt" and self.max_concurrent is not None and self.workers_per_trial == 1:
+            raise ValueError("sweep.max_concurrent: pbt pauses trials, which still count as running; raise ray.cpus_per_worker instead")
         if self.scheduler == "pbt" and self.search == "tpe":
             raise ValueError("sweep.search: pbt needs its whole population at the start, which tpe does not give; use random or grid")
         if self.workers_per_trial > 1 and self.gpus_per_trial not in (None, 0.0, float(self.workers_per_trial)):
@@ -109,6 +115,14 @@ class SweepJobConfig(JobConfig):
         when, sweep = self.schedule, self.sweep
         if self.ray.asynchronous_evaluation:
             raise ValueError("ray.asynchronous_evaluation: a sweep decides by each trial's scores while it runs; set it to false")
+        if sweep.equal == "g_steps" and (self.step_ratio_schedule.steers or self.step_ratio_schedule.warmup_ratio is not None):
+            raise ValueError(
+                "sweep.equal: generator steps cannot be counted ahead where step_ratio_schedule changes the ratio; take images"
+            )
+        if sweep.gpus_per_trial and self.ray.use_gpu is False:
+            raise ValueError(f"sweep.gpus_per_trial: {sweep.gpus_per_trial:g}, but ray.use_gpu is false; set one of them")
+        if sweep.gpus_per_trial == 0.0 and self.ray.use_gpu:
+            raise ValueError("ray.use_gpu: true, but sweep.gpus_per_trial is 0; set one of them")
         if when.evaluate_kimg > self.total_kimg:
             raise ValueError(f"schedule.evaluate_kimg: {when.evaluate_kimg:g} is above total_kimg {self.total_kimg:g}; lower it")
         for key in ("grace_kimg", "perturb_kimg", "rank_within_kimg"):

@@ -25,13 +25,22 @@ SCORES, MOST_RUNS = "quality/", 5000
 
 
 class Identity(NamedTuple):
-    """Which trial of its sweep this is; `point` holds the searched keys, `configuration` the screening trial whose point it is."""
+    """Which trial of its sweep this is; `point` holds the searched keys, `configuration` the screening trial whose point it is.
+
+    `donor` is the checkpoint that it last went on from instead of its own, `<run id>/<name>`, or empty.
+    """
 
     number: int
     configuration: int
     phase: str
     seed: int
     point: dict[str, Any]
+    donor: str = ""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Identity":
+        """The one in a Ray Tune config."""
+        return cls(**{field: config["trial"][field] for field in cls._fields})
 
     @property
     def name(self) -> str:
@@ -90,6 +99,13 @@ def trials(tracker: Tracker, name: str) -> list[Run]:
     return sorted(found, key=number_of)
 
 
+def run_of(tracker: Tracker, sweep: str, number: int) -> str:
+    """The id of a trial's run, empty where it has none."""
+    found = _search(tracker, [tracker.experiment_id], f"tags.`{SWEEP}` = '{sweep}' and tags.`{TRIAL}` = '{number}'")
+    run_id: str = found[0].info.run_id if found else ""
+    return run_id
+
+
 def open_trial(
     tracker: Tracker,
     sweep: str,
@@ -100,19 +116,34 @@ def open_trial(
     facts: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> str:
-    """The RUNNING run of a trial: the one it has, or a new one; returns its id."""
-    found = _search(tracker, [tracker.experiment_id], f"tags.`{SWEEP}` = '{sweep}' and tags.`{TRIAL}` = '{identity.number}'")
-    if found:
-        run_id: str = found[0].info.run_id
-        tracker.client.update_run(run_id, status="RUNNING")
-        return run_id
-    return tracking.create_run(tracker, config, dataset, identity.name, tags={SWEEP: sweep, **identity.tags(), **tags}, facts=facts)
+    """The RUNNING run of a trial: the one it has, with the settings it has now, or a new one; returns its id."""
+    run_id = run_of(tracker, sweep, identity.number)
+    if not run_id:
+        return tracking.create_run(tracker, config, dataset, identity.name, tags={SWEEP: sweep, **identity.tags(), **tags}, facts=facts)
+    tracker.client.update_run(run_id, status="RUNNING")
+    if not tracking.is_described(tracker, run_id):  # its making was cut off
+        tracking.describe_run(tracker, run_id, config, dataset, facts)
+    if identity.donor:
+        _note_exploit(tracker, run_id, identity)
+        tracking.write_config(tracker, run_id, config)
+    return run_id
+
+
+def _note_exploit(tracker: Tracker, run_id: str, identity: Identity) -> None:
+    """That the trial goes on from another's weights, once."""
+    donor_id, _, checkpoint = identity.donor.partition("/")
+    number = tracker.client.get_run(donor_id).data.tags[TRIAL]
+    news = f"at {int(checkpoint.rpartition('_')[2]) / 1000:g} kimg from trial {number}"
+    before = tracker.client.get_run(run_id).data.tags.get(EXPLOITS, "")
+    tags = [RunTag(POINT, json.dumps(identity.point))]
+    if not before.endswith(news):
+        tags.append(RunTag(EXPLOITS, "; ".join(filter(None, (before, news)))))
+    tracker.client.log_batch(run_id, tags=tags, synchronous=True)
 
 
 def record_refused(tracker: Tracker, sweep: str, identity: Identity, reason: str) -> None:
-    """A run for a point that is no valid config, so that the sweep's list of trials is whole."""
-    found = _search(tracker, [tracker.experiment_id], f"tags.`{SWEEP}` = '{sweep}' and tags.`{TRIAL}` = '{identity.number}'")
-    if found:
+    """A run for a trial that never had one, so that the sweep's list of trials is whole."""
+    if run_of(tracker, sweep, identity.number):
         return
     tags = {SWEEP: sweep, **identity.tags(), REASON: reason}
     run_id = tracker.client.create_run(tracker.experiment_id, run_name=identity.name, tags=tags).info.run_id
@@ -124,20 +155,23 @@ def record_refused(tracker: Tracker, sweep: str, identity: Identity, reason: str
 class Ending(NamedTuple):
     """How a trial ended. `axes` are the searched values as numbers, for plots that take nothing else."""
 
-    run_id: str
+    identity: Identity
     status: str
     reason: str
     axes: dict[str, float]
     error: str = ""
 
 
-def end_trial(tracker: Tracker, ending: Ending) -> None:
+def end_trial(tracker: Tracker, sweep: str, ending: Ending) -> None:
     """Set why a trial ended, what it had spent, and its final status; calling it again changes nothing.
 
     A trial that spent its budget also gets its last scores under their bare names: MLflow draws these first, and plots by them compare
     like with like.
     """
-    run_id = ending.run_id
+    run_id = run_of(tracker, sweep, ending.identity.number)
+    if not run_id:
+        record_refused(tracker, sweep, ending.identity, ending.reason)
+        return
     run = tracker.client.get_run(run_id)
     now = run.data.metrics
     spent = {
@@ -151,7 +185,7 @@ def end_trial(tracker: Tracker, ending: Ending) -> None:
     tags = [RunTag(REASON, ending.reason), RunTag(SPENT_TAG, words)]
     tracker.client.log_batch(run_id, metrics=points, tags=tags, synchronous=True)
     if ending.error:
-        tracker.client.log_text(run_id, ending.error, "error.txt")
+        tracker.client.log_text(run_id, ending.error, tracking.ERROR_FILE)
     tracker.client.set_terminated(run_id, ending.status)
 
 
@@ -162,14 +196,16 @@ def number_of(run: Run) -> int:
 
 def row(run: Run) -> Row:
     """A trial's run as a row of results."""
-    tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
+    tags, metrics = run.data.tags, run.data.metrics
+    point = json.loads(tags[POINT])
+    params = {**run.data.params, **{key: str(value) for key, value in point.items()}}  # pbt changes what params keep
     variant = params.get("variant", "null")
     return Row(
         number=number_of(run),
         configuration=int(tags[CONFIGURATION]),
         phase=tags.get(PHASE, SCREEN),
         run_id=run.info.run_id,
-        point=json.loads(tags[POINT]),
+        point=point,
         variant=params.get("loss.name", "") if variant == "null" else variant,
         step_ratio=params.get("step_ratio", ""),
         seed=int(tags[SEED]),

@@ -8,11 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 
 from gan_core.building import load_dataset
 from gan_core.overrides import dumps, validate
 from pipelines import export, results, storage, tracking
 from pipelines.config import JobConfig
+from pipelines.patience import end_early
 from pipelines.reports.page import finding
 from pipelines.results import SPENT, Findings, Row
 from pipelines.sweeps import findings, ledger, publishing
@@ -29,10 +31,13 @@ def charts(tracker: Tracker, aim: Aim) -> str:
     return tracker.charts(condition, f"{ledger.SCORES}{aim.objective}", ascending=not aim.higher)
 
 
-def finish(plan: SweepPlan, tracker: Tracker, run_id: str) -> str:
-    """Keep everything in the sweep's run, and end it; returns the last words for the user."""
+def finish(plan: SweepPlan, tracker: Tracker, run_id: str, *, anything_new: bool) -> str:
+    """Keep everything in the sweep's run, unless nothing is new, and end it; returns the last words for the user."""
     found = findings.summarise(tracker, run_id)
     lines = [f"\n{finding(found)}"]
+    if not anything_new:
+        tracker.client.set_terminated(run_id, "FINISHED")
+        return "\n".join([*lines, f"nothing was left to do; run {tracker.page(run_id)}{tracker.hint}"])
     write_table(tracker, run_id, found)
     winner = findings.best_run(found)
     if winner is not None:
@@ -60,16 +65,14 @@ def finish(plan: SweepPlan, tracker: Tracker, run_id: str) -> str:
 
 
 def close(tracker: Tracker, run_id: str, name: str, status: str, error: str = "") -> None:
-    """End the sweep's run, and those of its trials that have not ended, where it stops early; a store that is away is told."""
+    """End the sweep's run, and those of its trials that have not ended, where it stops early."""
     try:
-        if error:
-            tracker.client.log_text(run_id, error, "error.txt")
-        for trial in ledger.trials(tracker, name):
-            if trial.info.status == "RUNNING":
-                tracker.client.set_terminated(trial.info.run_id, "KILLED")
-        tracker.client.set_terminated(run_id, status)
-    except Exception as failure:  # the one that brought us here matters more
-        print(f"the status {status} could not be set in {tracker.uri}: {failure}")
+        running = [trial.info.run_id for trial in ledger.trials(tracker, name) if trial.info.status == "RUNNING"]
+    except MlflowException:  # told by end_early
+        running = []
+    for trial in running:
+        end_early(tracker, trial, "KILLED")
+    end_early(tracker, run_id, status, error)
 
 
 def best_config(found: Findings, winner: Row, config: JobConfig) -> str:

@@ -129,7 +129,7 @@ def _plan(base: str, words: str, file: Tree, fixed: dict[str, Any], restrictions
     aim = configs.aim(config.gan(), dataset, config.sweep.objective)
     tree, kept = _of_trials(file, {**fixed, **changes}, config)
     plan = SweepPlan(base, words, config, tree, kept, space, points, {}, count, aim, dataset)
-    refused = {number: reason for number in range(len(points)) if (reason := _refusal(plan, number))}
+    refused = {number: reason for number in range(len(points)) if (reason := refusal(plan, points[number]))}
     if points and len(refused) == len(points):
         raise ValueError(f"space {words}: none of its {len(points)} points fits this config; the first: {refused[0]}")
     return plan._replace(refused=refused)
@@ -169,10 +169,10 @@ def _require_searched(config: SweepJobConfig, space: Space) -> None:
         spaces.perturbable(space)
 
 
-def _refusal(plan: SweepPlan, number: int) -> str:
+def refusal(plan: SweepPlan, point: Point) -> str:
     """Why a point is no valid config for these data, or an empty text."""
     try:
-        config = job_of(plan.told(), plan.identity(number)).gan()
+        config = job_of(plan.told(), Identity(0, 0, SCREEN, plan.config.seed, point)).gan()
         config.require_divisible(plan.config.sweep.workers_per_trial)
         _, discriminator = build_networks(config, plan.dataset)
         require_fitting(config, plan.dataset, discriminator)

@@ -6,6 +6,7 @@ from typing import Any
 
 from gan_core import cost
 from pipelines.results import SCREEN
+from pipelines.sweeps import plan as plans
 from pipelines.sweeps.ledger import Identity
 from pipelines.sweeps.plan import SweepPlan
 from pipelines.sweeps.space import Point, sample
@@ -67,9 +68,8 @@ def _seconds(plan: SweepPlan) -> float:
     """Training seconds of a trial, the mean over a sample of the trials; games are measured once for all their ratios."""
     if plan.config.sweep.device_seconds is not None:
         return plan.config.sweep.device_seconds
-    points = [point for number, point in enumerate(plan.points) if number not in plan.refused] or sample(
-        plan.space, MOST_GAMES, plan.config.sweep.seed
-    )
+    points = [point for number, point in enumerate(plan.points) if number not in plan.refused]
+    points = points or [point for point in sample(plan.space, MOST_GAMES, plan.config.sweep.seed) if not plans.refusal(plan, point)]
     games: dict[str, list[Point]] = {}
     for point in points:
         games.setdefault(json.dumps({key: value for key, value in point.items() if key != RATIO}), []).append(point)

@@ -3,10 +3,12 @@
 Trials report GOODNESS, of which more is better, at CLOCK, their share of the budget in kimg.
 """
 
+import random
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 from ray.tune.experiment.trial import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, PopulationBasedTraining, TrialScheduler
 
@@ -17,6 +19,7 @@ from pipelines.sweeps.space import Point, Space
 GOODNESS, CLOCK = "goodness", "clock"
 WORST = -1e9  # finite: Ray's quantiles of infinities are NaN
 MEDIAN_NEEDS = 3
+EARLIER = 1.0 - 1e-6  # of a length: Ray adds and multiplies them, and 3 * 0.8 is above 2.4
 QUANTILE = 0.25
 
 Result = dict[str, Any]
@@ -44,18 +47,21 @@ NO_PAST = Past({}, {})
 def build(config: SweepJobConfig, space: Space, past: Past = NO_PAST) -> TrialScheduler:
     """The scheduler that `config.sweep` asks for."""
     sweep = config.sweep
+    random.seed(sweep.seed)  # Ray's schedulers draw from the global generators
+    np.random.seed(sweep.seed)
     common = {"time_attr": CLOCK, "metric": GOODNESS, "mode": "max"}
     if sweep.scheduler == "fifo":
         return FIFOScheduler()
     if sweep.scheduler == "pbt":
         return Population(
             **common,
-            perturbation_interval=config.perturb_kimg,
+            perturbation_interval=config.perturb_kimg * EARLIER,
             hyperparam_mutations={"trial": {"point": spaces.perturbable(space)}},
             quantile_fraction=QUANTILE,
             synch=True,
             log_config=False,
             custom_explore_fn=partial(_put_back, space=space),
+            past=past,
         )
     if sweep.scheduler == "asha":
         rule: Callable[..., Any] = partial(
@@ -63,8 +69,8 @@ def build(config: SweepJobConfig, space: Space, past: Past = NO_PAST) -> TrialSc
         )
     else:  # without pauses: a paused trial would give up what it did since its last checkpoint
         rule = partial(MedianStoppingRule, **common, min_samples_required=MEDIAN_NEEDS, min_time_slice=float("inf"))
-    until = (sweep.rank_within_kimg or config.total_kimg) if sweep.rank_within else 0.0
-    graces = [config.grace_kimg]
+    until = EARLIER**2 * (sweep.rank_within_kimg or config.total_kimg) if sweep.rank_within else 0.0
+    graces = [config.grace_kimg * EARLIER]
     while graces[-1] < until:
         graces.append(graces[-1] * sweep.reduction_factor)
     shared = rule(grace_period=min(graces[-1], config.total_kimg))
@@ -121,16 +127,17 @@ class Stopping(FIFOScheduler):
     def _remember(self, controller: Any, trial: Any) -> None:
         for rule in self._rules(trial):
             rule.on_trial_add(controller, trial)
-        for result in self._past.results.get(trial.config["trial"]["number"], []):
-            if self._decide(controller, trial, result) == TrialScheduler.STOP:
-                self._doomed.add(trial.trial_id)
+        told = self._past.results.get(trial.config["trial"]["number"], [])
+        decisions = [self._decide(controller, trial, result) for result in told]
+        if decisions and decisions[-1] == TrialScheduler.STOP:  # that it reported again after the others shows that it was let go on
+            self._doomed.add(trial.trial_id)
 
     def _rules(self, trial: Any) -> list[Any]:
         """The family's rule, where there are families, and the one for all."""
         if trial.trial_id not in self._known:
             rules = [self._shared]
             if self._within:
-                family = spaces.family(trial.config["trial"]["point"], self._within)
+                family = str(trial.config["trial"]["point"].get(self._within))
                 rules.insert(0, self._families.setdefault(family, self._of_family()))
             self._known[trial.trial_id] = rules
         return self._known[trial.trial_id]
@@ -148,12 +155,32 @@ class Population(PopulationBasedTraining):
     come in again: the sweep would hang.
     """
 
-    def __init__(self, *words: Any, **settings: Any) -> None:
-        super().__init__(*words, **settings)
+    def __init__(self, *, past: Past = NO_PAST, **settings: Any) -> None:
+        super().__init__(**settings)
         self._gone: set[Trial] = set()
+        self._rounds = {number: self._last_round(results) for number, results in past.results.items()}
+
+    def _last_round(self, results: list[Result]) -> float:
+        """The end of the last round that a member has come to; what follows it is done again from the checkpoint there."""
+        last: float = max((result[CLOCK] for result in results), default=0.0)
+        reached: float = last // self._perturbation_interval * self._perturbation_interval
+        return reached
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """A new member, one of an interrupted sweep, or one that crashed and is tried again: it goes on in the round where it was."""
+        before = self._trial_state.get(trial)
+        super().on_trial_add(tune_controller, trial)
+        self._gone.discard(trial)
+        number, state = trial.config["trial"]["number"], self._trial_state[trial]
+        if before is not None:
+            state.last_perturbation_time, state.last_train_time = before.last_perturbation_time, before.last_perturbation_time
+        elif self._rounds:
+            state.last_perturbation_time = state.last_train_time = self._rounds.get(number, 0.0)
+            slowest = min(self._trial_state[member].last_train_time for member in self._trial_state)
+            self._next_perturbation_sync = slowest + self._perturbation_interval
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: Result) -> str:
-        """Wait for the others of the population, or start the next round."""
+        """Wait for the others of the population at the end of a round, where there is a checkpoint, or start the next round."""
         self._excuse()
         return str(super().on_trial_result(tune_controller, trial, result))
 

@@ -199,11 +199,6 @@ def coordinates(point: Point, choices: Mapping[str, Sequence[Any]]) -> dict[str,
     return found
 
 
-def family(point: Point, key: str | None) -> str:
-    """The value whose trials compete with each other first; all of them where `key` is None."""
-    return "" if key is None else str(point.get(key))
-
-
 def require_known(space: Space, base: GanConfig) -> None:
     """Check that the config has every key of the space.
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from mlflow.entities import RunTag
 from ray import tune
 
 from gan_core import Report, evaluation
@@ -22,6 +21,7 @@ from gan_core.building import load_dataset
 from gan_core.overrides import Tree, flatten, merge, parse, validate
 from pipelines import storage, tracking, worker
 from pipelines.config import JobConfig
+from pipelines.patience import patiently
 from pipelines.results import SPENT
 from pipelines.sweeps import ledger
 from pipelines.sweeps import space as spaces
@@ -84,59 +84,68 @@ def clock_of(told: Told, config: JobConfig, images_seen: int, device_seconds: fl
     if told["sweep"]["equal"] == "device_seconds":
         share: float = device_seconds / told["sweep"]["device_seconds"]
         return told["total_kimg"] * min(1.0, share)
-    kimg = images_seen / 1000.0
-    due = max(kimg // every * every for every in (config.schedule.evaluate_kimg, config.schedule.checkpoint_kimg))
-    if kimg >= config.total_kimg:
+    when = config.schedule
+    due = max(images_seen // (every * 1000) * every for every in (when.evaluate_kimg, when.checkpoint_kimg))  # as the trainer counts
+    if images_seen >= config.total_kimg * 1000:
         due = config.total_kimg
-    return float(f"{due / scale(told, config):.6g}")
+    return float(f"{due / scale(told, config):.9g}")
 
 
 def run(config: dict[str, Any], told: Told) -> None:
     """Train one trial, from its last checkpoint if it has one; called by Ray Tune."""
     os.environ.update(told["credentials"])  # for MLflow; not in the runtime environment, which the dashboard shows
-    given = config["trial"]
-    identity = Identity(**{field: given[field] for field in Identity._fields})
-    tracker = tracking.reach(told["tracking_uri"])._replace(experiment_id=told["experiment_id"])
+    identity = Identity.of(config)
+    place, patience = told["tree"]["ray"]["storage_path"], told["tree"]["mlflow"]["delivery_timeout_seconds"]
+    tracker = patiently(lambda: _reach(told), patience, print)
+    run_id = patiently(lambda: ledger.run_of(tracker, told["name"], identity.number), patience, print)
+    if run_id:
+        identity = _take_over(place, run_id, identity)
     try:
         job_config = job_of(told, identity)
         dataset = load_dataset(job_config.gan())
     except ValueError as error:
-        ledger.record_refused(tracker, told["name"], identity, f"refused: {error}")
         tune.report({GOODNESS: WORST, CLOCK: 0.0, ENDED: f"refused: {error}", RUN_ID: "", "done": True})
         return
     tags = {"mlflow.note.content": f"`{told['words']}`"}
-    run_id = ledger.open_trial(tracker, told["name"], identity, job_config, dataset, facts=told["facts"], tags=tags)
-    place = job_config.ray.storage_path
-    storage.finish_adoption(place, run_id)
-    _take_over(tracker, run_id, identity, job_config, told)
+    run_id = patiently(
+        lambda: ledger.open_trial(tracker, told["name"], identity, job_config, dataset, facts=told["facts"], tags=tags), patience, print
+    )
     referee = Referee(told, job_config, identity, run_id)
     outcome = _train(told, job_config, run_id, referee)
     if outcome["undelivered"]:
         raise RuntimeError(outcome["undelivered"])
+    if told["sweep"]["equal"] == "device_seconds":  # the config ends no run; one that is trained again from it should
+        spent = validate(merge(job_config.model_dump(), {"total_kimg": outcome["images_seen"] / 1000}), JobConfig)
+        tracking.write_config(tracker, run_id, spent)
     referee.end(outcome)
 
 
-def _take_over(tracker: Tracker, run_id: str, identity: Identity, config: JobConfig, told: Told) -> None:
-    """Where Tune wants this trial to go on from another's weights, with settings perturbed: note it, and make that checkpoint its own."""
+def _reach(told: Told) -> Tracker:
+    try:
+        return tracking.reach(told["tracking_uri"])._replace(experiment_id=told["experiment_id"])
+    except ValueError as error:  # the driver has reached it: it is away for a while
+        raise ConnectionError(str(error)) from None
+
+
+def _take_over(place: str, run_id: str, identity: Identity) -> Identity:
+    """Where Tune wants the trial to go on from another's weights, make that checkpoint its own; returns it as it is from here on."""
+    storage.finish_adoption(place, run_id)
     pointer = tune.get_checkpoint()
-    if pointer is None:
-        return
-    with pointer.as_directory() as folder:
-        found = json.loads((Path(folder) / POINTER).read_text())
-    if found[RUN_ID] == run_id:
-        return
-    before = tracker.client.get_run(run_id).data.tags.get(ledger.EXPLOITS, "")
-    news = f"at {found[CLOCK]:g} kimg from trial {found[NUMBER]}"
-    tags = [RunTag(ledger.POINT, json.dumps(identity.point))]
-    if not before.endswith(news):
-        tags.append(RunTag(ledger.EXPLOITS, "; ".join(filter(None, (before, news)))))
-    tracker.client.log_batch(run_id, tags=tags, synchronous=True)
-    tracking.write_config(tracker, run_id, config)
-    storage.adopt(config.ray.storage_path, run_id, found[DONOR])
+    if pointer is not None:
+        with pointer.as_directory() as folder:
+            found = json.loads((Path(folder) / POINTER).read_text())
+        if found[RUN_ID] != run_id:
+            storage.adopt(place, run_id, found[DONOR], identity.point)
+    taken = storage.adopted(place, run_id)
+    return identity if taken is None else identity._replace(point=taken["point"], donor=taken["donor"])
 
 
 def _train(told: Told, config: JobConfig, run_id: str, referee: "Referee") -> worker.Outcome:
-    orders = worker.Orders(perturbed=_hyperparameters(told, config), fatal_alarms=list(told["sweep"]["stop_on_alarms"]))
+    orders = worker.Orders(
+        perturbed=_hyperparameters(told, config),
+        fatal_alarms=list(told["sweep"]["stop_on_alarms"]),
+        device_seconds=told["sweep"]["device_seconds"],
+    )
     job = worker.Job(config=config.model_dump(), tracking_uri=told["tracking_uri"], run_id=run_id, orders=orders)
     if config.ray.num_workers == 1:
         return worker.run(job, TrialSession(config, run_id, referee, on_gpu=told["on_gpu"]))
@@ -169,12 +178,10 @@ class Referee:
         """Alarms and failures become tags and the trial's reason."""
 
     def ask(self, images_seen: int, metrics: dict[str, float], done: bool) -> bool:
-        """Report an evaluation, and wait until Tune wants more of this trial; whether its budget allows more."""
+        """Report an evaluation, and return when Tune wants more of this trial."""
         if images_seen == 0 or done:  # nothing to compare yet, or nothing left to decide
             return True
         clock = clock_of(self._told, self._config, images_seen, metrics["progress/device_seconds"])
-        if clock >= self._told["total_kimg"]:
-            return False
         values = {GOODNESS: self._goodness(metrics), CLOCK: clock, ENDED: "", RUN_ID: self._run_id}
         name = storage.checkpoint_name(images_seen)
         if not storage.has(self._config.ray.storage_path, self._run_id, name):

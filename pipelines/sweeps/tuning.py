@@ -1,11 +1,7 @@
 """A batch of trials through Ray Tune: how many at once, what Tune is told, and what the driver writes when one ends."""
 
-import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
 from typing import Any, NamedTuple
 
 import ray
@@ -15,19 +11,21 @@ from ray.tune.experiment.trial import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from pipelines.patience import patiently
 from pipelines.results import SCREEN, SPENT
+from pipelines.signals import in_thread
 from pipelines.sweeps import ledger
 from pipelines.sweeps import space as spaces
 from pipelines.sweeps import trial as trials
 from pipelines.sweeps.ledger import Ending, Identity
 from pipelines.sweeps.schedulers import CLOCK, GOODNESS, WORST
 from pipelines.sweeps.space import Space
-from pipelines.sweeps.trial import ENDED, RUN_ID, Told
+from pipelines.sweeps.trial import ENDED, Told
 from pipelines.tracking import Tracker
 
 HEAD = "node:__internal_head__"
 THREAD_TIMEOUT_SECONDS = 90  # in which the workers of a stopped trial end, before its process takes another
-WAIT_SECONDS = 0.5
+ROUNDING = 1e-6  # 1.0 // 0.2 is 4
 
 
 class Slots(NamedTuple):
@@ -57,20 +55,23 @@ def slots(config: Any, owned: Mapping[str, float]) -> Slots:
         if amount > there[kind]:
             key = "sweep.gpus_per_trial" if kind == "GPU" else "sweep.workers_per_trial" if workers > 1 else "ray.cpus_per_worker"
             raise ValueError(f"{key}: a trial needs {amount:g} {kind}, the cluster has {there[kind]:g}; lower it, or add machines")
-    at_once = int(min(there[kind] // amount for kind, amount in needed.items() if amount))
+    at_once = int(min((there[kind] + ROUNDING) // amount for kind, amount in needed.items() if amount))
     at_once = min(at_once, config.sweep.max_concurrent or at_once)
     share = int(10_000 / at_once) / 10_000  # Ray counts in ten-thousandths
+    if config.ray.use_gpu and not gpus:
+        raise ValueError(
+            f"ray.use_gpu: a trial is to have {workers} GPU, the cluster has {there['GPU']:g}; set it to false, or add machines"
+        )
     if workers > 1:
         return Slots({"cpu": 0, HEAD: share}, at_once, gpus > 0)
-    limit = {HEAD: share} if config.sweep.max_concurrent else {}
-    return Slots({"cpu": cpus, "gpu": gpus, **limit}, at_once, gpus > 0)
+    return Slots({"cpu": cpus, "gpu": gpus}, at_once, gpus > 0)
 
 
 class Suggestions(OptunaSearch):
     """Optuna's TPE, which numbers its points and goes on after those of an earlier session."""
 
     def __init__(self, space: Space, *, first: int, seed: int, begun: list[dict[str, Any]]) -> None:
-        super().__init__(space=space, metric=GOODNESS, mode="max", seed=seed)
+        super().__init__(space=space, metric=GOODNESS, mode="max", seed=seed + first)  # not the points of the session before
         self._begun, self._next, self._trial_seed = list(begun), first, seed
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -116,7 +117,7 @@ def run(batch: Batch, told: Told, slots_: Slots, *, storage_path: str, tracker: 
             search_alg=batch.searcher,
             scheduler=batch.scheduler,
             num_samples=batch.size if batch.searcher else 1,
-            max_concurrent_trials=slots_.at_once if batch.searcher else None,
+            max_concurrent_trials=slots_.at_once if batch.searcher or told["sweep"]["max_concurrent"] else None,
             reuse_actors=True,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
@@ -129,29 +130,13 @@ def run(batch: Batch, told: Told, slots_: Slots, *, storage_path: str, tracker: 
             verbose=0,
         ),
     )
-    _wait(tuner.fit)
-    notary.deliver(patiently=True)
+    in_thread(tuner.fit, "ray-tune").result()
+    patiently(notary.deliver_all, told["tree"]["mlflow"]["delivery_timeout_seconds"], show)
 
 
 def _name(trial: Trial) -> str:
     """Also with Tune's own id: TPE's trials get their number only when they start."""
     return f"{trial.config.get('trial', {}).get('number', 0):03d}-{trial.trial_id}"
-
-
-def _wait(function: Callable[[], Any]) -> None:
-    """Call `function` off the main thread: there, Tune's own handler would answer Ctrl-C by ending trials as if they were done."""
-    future: Future[Any] = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:  # handed to whoever waits
-            future.set_exception(error)
-
-    threading.Thread(target=call, name="ray-tune", daemon=True).start()
-    while not wait([future], timeout=WAIT_SECONDS).done:
-        pass
-    future.result()
 
 
 class Notary(tune.Callback):
@@ -171,15 +156,14 @@ class Notary(tune.Callback):
         last = trial.last_result
         reason = last.get(ENDED) or f"stopped by {self._told['sweep']['scheduler']} at {last.get(CLOCK, 0.0):g} kimg"
         good = last.get(ENDED, "") in ("", SPENT)
-        self._note(trial, last.get(RUN_ID, ""), "FINISHED" if good else "FAILED", reason)
+        self._note(trial, "FINISHED" if good else "FAILED", reason)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """It crashed more often than it may."""
         error = trial.get_error()
         text = str(error) if error else "its process died"
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        run_id = self._run_of(trial)
-        self._note(trial, run_id, "FAILED", f"failed: {lines[-1][:300] if lines else text}", text)
+        self._note(trial, "FAILED", f"failed: {lines[-1][:300] if lines else text}", text)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """It crashed, and is tried again."""
@@ -189,36 +173,27 @@ class Notary(tune.Callback):
         """Try again what the store did not take."""
         self.deliver()
 
-    def deliver(self, *, patiently: bool = False) -> None:
+    def deliver(self) -> None:
+        """Write what waits, as far as the store takes it."""
+        try:
+            self.deliver_all()
+        except (MlflowException, OSError):
+            return
+
+    def deliver_all(self) -> None:
         """Write what waits.
 
         Raises:
-            MlflowException: `patiently`, and the store did not take it for a minute.
+            MlflowException, OSError: the store did not take it.
         """
-        give_up_at = time.monotonic() + 60.0
         while self._waiting:
-            try:
-                ledger.end_trial(self._tracker, self._waiting[0])
-                self._waiting.pop(0)
-            except (MlflowException, OSError):
-                if not patiently:
-                    return
-                if time.monotonic() > give_up_at:
-                    raise
-                time.sleep(2.0)
+            ledger.end_trial(self._tracker, self._told["name"], self._waiting[0])
+            self._waiting.pop(0)
 
-    def _run_of(self, trial: Trial) -> str:
-        number = trial.config["trial"]["number"]
-        found = [run for run in ledger.trials(self._tracker, self._told["name"]) if ledger.number_of(run) == number]
-        return found[0].info.run_id if found else ""
-
-    def _note(self, trial: Trial, run_id: str, status: str, reason: str, error: str = "") -> None:
-        identity = Identity(**{field: trial.config["trial"][field] for field in Identity._fields})
-        if run_id:
-            axes = spaces.coordinates(identity.point, self._told["choices"])
-            self._waiting.append(Ending(run_id, status, reason, axes, error))
-        elif not reason.startswith("refused"):
-            ledger.record_refused(self._tracker, self._told["name"], identity, reason)
+    def _note(self, trial: Trial, status: str, reason: str, error: str = "") -> None:
+        identity = Identity.of(trial.config)
+        axes = spaces.coordinates(identity.point, self._told["choices"])
+        self._waiting.append(Ending(identity, status, reason, axes, error))
         self.deliver()
         self._ended += 1
         self._show(self._line(identity, trial.last_result.get(GOODNESS, WORST), reason))
@@ -238,13 +213,7 @@ def environment() -> dict[str, str]:
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
-
-
-def say(sentence: str) -> None:
-    """A line for the user."""
-    print(sentence, file=sys.stderr, flush=True)
 
 
 def cluster_resources() -> Mapping[str, float]:

@@ -41,24 +41,24 @@ def place(tmp_path):
     return tmp_path
 
 
-DONOR = "donor/checkpoint_000000000200"
+DONOR, POINT = "donor/checkpoint_000000000200", {"step_ratio": "2:1"}
 
 
 def test_anothers_checkpoint_becomes_the_only_one(place):
-    storage.adopt(str(place), "mine", DONOR)
+    storage.adopt(str(place), "mine", DONOR, POINT)
     assert names(place / "mine") == [storage.ADOPTED, "checkpoint_000000000200"]
     assert storage.latest_in(place / "mine").joinpath("state").read_text() == "donor's"
 
 
 def test_taking_over_again_does_not_undo_what_was_trained_since(place):
-    storage.adopt(str(place), "mine", DONOR)
+    storage.adopt(str(place), "mine", DONOR, POINT)
     write(place / "mine" / "checkpoint_000000000400", "later")
-    storage.adopt(str(place), "mine", DONOR)
+    storage.adopt(str(place), "mine", DONOR, POINT)
     assert storage.latest_in(place / "mine").name == "checkpoint_000000000400"
 
 
 def test_taking_over_that_was_cut_off_is_finished(place):
-    (place / "mine" / storage.ADOPTED).write_text(json.dumps({"donor": DONOR, "complete": False}))
+    (place / "mine" / storage.ADOPTED).write_text(json.dumps({"donor": DONOR, "point": POINT, "complete": False}))
     storage.finish_adoption(str(place), "mine")
     assert names(place / "mine") == [storage.ADOPTED, "checkpoint_000000000200"]
     storage.finish_adoption(str(place), "mine")
@@ -68,5 +68,5 @@ def test_taking_over_that_was_cut_off_is_finished(place):
 
 def test_a_donor_that_is_gone_is_an_error_and_nothing_is_lost(place):
     with pytest.raises(ValueError, match=r"checkpoint donor/checkpoint_000000000900 is gone"):
-        storage.adopt(str(place), "mine", "donor/checkpoint_000000000900")
+        storage.adopt(str(place), "mine", "donor/checkpoint_000000000900", POINT)
     assert storage.latest_in(place / "mine").joinpath("state").read_text() == "mine"

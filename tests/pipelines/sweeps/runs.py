@@ -44,6 +44,11 @@ class Sweep:
         """The config that the trial's run holds now."""
         return tracking.read_config(self.tracker, row.run_id)
 
+    def checkpoints(self, row):
+        """What the trial had seen at each checkpoint that is kept."""
+        folders = (self.folder / "runs" / row.run_id).glob("checkpoint_0*")
+        return sorted(int(folder.name.removeprefix("checkpoint_")) for folder in folders)
+
     def state(self, row, images_seen):
         return checkpoint.load(self.folder / "runs" / row.run_id / f"checkpoint_{images_seen:012d}")
 

@@ -42,6 +42,11 @@ def refused(tmp_path, monkeypatch, capsys):
         (["CONFIG", "smoke", "sweep.rank_within=seed"], "sweep.rank_within: seed is not searched; the space has loss.name, step_ratio"),
         (["CONFIG", "smoke", "sweep.grace_kimg=0.1"], "it must be from schedule.evaluate_kimg 0.8 to total_kimg 3.2, given 0.1"),
         (["CONFIG", "smoke", "sweep.scheduler=pbt", "sweep.grace_kimg=1"], "sweep.grace_kimg has no effect with sweep.scheduler=pbt"),
+        (
+            ["CONFIG", "optimizer", "sweep.scheduler=pbt", "sweep.equal=g_steps"],
+            "sweep.equal: pbt hands weights on between",
+        ),
+        (["CONFIG", "smoke", "ray.use_gpu=true"], "ray.use_gpu: a trial needs 1 GPU, the cluster has 0"),
         (["CONFIG", "smoke", "sweep.equal=device_seconds"], "sweep.device_seconds: belongs to sweep.equal=device_seconds"),
         (["CONFIG", "smoke", "sweep.stop_on_alarms=[colapse]"], "unknown alarm name 'colapse' (did you mean 'collapse'?)"),
         (["CONFIG", "optimizer", "sweep.search=grid"], "grid needs choices, and optimizer.generator.lr is a range"),
@@ -75,6 +80,8 @@ def test_one_worker_trials_fill_the_cluster_by_their_own_needs():
     half = tuning.slots(config(sweep__gpus_per_trial=0.5), {"CPU": 8.0, "GPU": 2.0})
     assert (half.resources["gpu"], half.at_once, half.on_gpu) == (0.5, 4, True)
     assert tuning.slots(config(), {"CPU": 8.0, "GPU": 2.0}).at_once == 2  # a GPU each, where there are some
+    assert tuning.slots(config(sweep__gpus_per_trial=0.2), {"CPU": 8.0, "GPU": 1.0}).at_once == 5
+    assert tuning.slots(config(sweep__max_concurrent=3), {"CPU": 8.0}).at_once == 3
 
 
 def test_the_processes_of_trials_with_workers_take_no_cpu_and_are_as_many_as_their_workers_fit():

@@ -25,8 +25,7 @@ def test_a_driver_killed_three_times_goes_on_where_it_was(tmp_path):
     """At random moments of its work: the same trials, each once, no point missing or doubled, and the same scores as undisturbed."""
     config = write_config(tmp_path)
     words = [config, "smoke", *LONG, "sweep.confirm=1", "sweep.seeds=2", "sweep.name=shot"]
-    generator = random.Random()
-    moments = [generator.uniform(0.0, 4.0) for _ in range(3)]
+    moments = [random.uniform(0.0, 4.0) for _ in range(3)]  # named where an assertion fails
     process = start(tmp_path, *words, command="sweep")
     for moment in moments:
         wait_until(lambda process=process: trial_processes(process), process)
@@ -60,13 +59,18 @@ def test_a_killed_trial_is_tried_again_from_its_checkpoint(tmp_path):
 
 
 def test_what_fails_by_itself_is_listed_with_its_reason_and_the_others_go_on(tmp_path):
-    words = ["loss.name=[f_kl,hinge]", "step_ratio=1:1", "optimizer.discriminator.lr=1e4", "sweep.confirm=0", "sweep.stop_on_alarms=[]"]
-    found, _, err = sweep(tmp_path, write_config(tmp_path), "loss_x_ratio", *words)
-    exponential, linear = found.rows
+    """One diverges, one is no valid config, one is well."""
+    config = write_config(tmp_path, network__conditional=True)
+    words = ["loss.name=[f_kl,hinge,mmd]", "step_ratio=1:1", "optimizer.discriminator.lr=1e4", "sweep.confirm=0", "sweep.stop_on_alarms=[]"]
+    found, _, err = sweep(tmp_path, config, "loss_x_ratio", *words)
+    exponential, linear, unfit = found.rows
     assert exponential.status == "FAILED"
     assert re.match(r"diverged: [dg]/\S+ is (nan|-?inf) at its step ", exponential.reason)
     assert (linear.status, linear.reason) == ("FINISHED", "budget spent")
+    assert unfit.status == "FAILED"
+    assert unfit.reason.startswith("refused: network.conditional: the loss 'mmd' reads features that know no classes")
     assert err.count("diverged: ") == 1
+    assert err.count("trial 002 ") == 1
 
 
 def test_an_alarm_ends_a_trial_and_is_its_reason(tmp_path):
@@ -78,15 +82,19 @@ def test_an_alarm_ends_a_trial_and_is_its_reason(tmp_path):
     assert found.tracked(row).steps("d/loss") == [160, 320]
 
 
-def test_points_that_do_not_fit_are_listed_and_the_others_run(tmp_path):
-    config = write_config(tmp_path, network__conditional=True)
-    words = ["loss.name=[hinge,mmd]", "step_ratio=1:1", "total_kimg=1.6", "sweep.confirm=0"]
-    found, _, err = sweep(tmp_path, config, "loss_x_ratio", *words)
-    hinge, mmd = found.rows
-    assert (hinge.status, hinge.reason) == ("FINISHED", "budget spent")
-    assert mmd.status == "FAILED"
-    assert mmd.reason.startswith("refused: network.conditional: the loss 'mmd' reads features that know no classes")
-    assert "trial 001" in err
+def test_a_guided_search_goes_on_after_its_driver_was_killed(tmp_path):
+    """TPE: what was begun goes on, what ended is remembered, and no number comes twice."""
+    words = [*LONG[:-1], "sweep.search=tpe", "sweep.trials=4", "sweep.name=led", "sweep.confirm=0"]
+    process = start(tmp_path, write_config(tmp_path), "loss_x_ratio", *words, command="sweep")
+    wait_until(lambda: [*(tmp_path / "runs").glob("*/checkpoint_000000008000/checkpoint.json")], process)
+    kill(process)
+    begun = {row.number: row.point for row in Sweep(tmp_path).rows}
+    found, _, _ = sweep(tmp_path, "--resume", "led")
+    assert [row.number for row in found.rows] == [0, 1, 2, 3]
+    assert {number: found.rows[number].point for number in begun} == begun
+    for row in found.rows:
+        assert row.reason == "budget spent"
+        require_every_point_once(found, row, **EVERY)
 
 
 @pytest.mark.slow

@@ -97,6 +97,24 @@ def test_a_trial_that_was_to_be_stopped_when_the_driver_died_is_stopped_at_its_n
     assert scheduler.on_trial_result(None, doomed, result(2.0, 0.9)) == STOP
 
 
+def test_what_a_trial_was_let_pass_before_does_not_stop_it_afterwards():
+    """It reported again after its first rung, so it was let go on there: the others came later."""
+    results = {number: [result(1.0, value)] for number, value in enumerate([0.5, 0.6, 0.7])}
+    results[3] = [result(1.0, 0.1), result(2.0, 0.9)]
+    scheduler = build(Past(results, {number: {} for number in range(3)}), scheduler="asha", grace_kimg=1)
+    (trial,) = added(scheduler, Named(3))
+    assert scheduler.on_trial_result(None, trial, result(3.0, 0.9)) == GO
+
+
+def test_rungs_that_binary_fractions_miss_are_met():
+    """3 * 0.8 is 2.4000000000000004, and a trial reports 2.4."""
+    overrides = {"total_kimg": 7.2, "schedule.evaluate_kimg": 0.8, "sweep.grace_kimg": 0.8}
+    scheduler = schedulers.build(validate(merge(tiny_tree(), overrides), SweepJobConfig), {}, NO_PAST)
+    left, right = added(scheduler, Named(0), Named(1))
+    assert play(scheduler, [left, right], 0.8, [0.5, 0.5]) == [GO, GO]
+    assert play(scheduler, [left, right], 2.4, [0.9, 0.1]) == [GO, STOP]
+
+
 class Member:
     """A trial of a population, with as much of Tune's bookkeeping as PBT reads."""
 
@@ -150,11 +168,15 @@ class Controller:
 
 @pytest.fixture
 def population():
+    return a_population()
+
+
+def a_population(past=NO_PAST):
     overrides = {"total_kimg": 9, "schedule.evaluate_kimg": 1, "sweep.scheduler": "pbt", "sweep.perturb_kimg": 3}
     config = validate(merge(tiny_tree(), overrides), SweepJobConfig)
     space = spaces.compose("loss_x_ratio+optimizer", resolution=8, batch_size=16)
     space = {key: space[key] for key in ("loss.name", "step_ratio", "optimizer.generator.lr")}
-    scheduler = schedulers.build(config, space)
+    scheduler = schedulers.build(config, space, past)
     members = [Member(number, 1e-3) for number in range(4)]
     controller = Controller(members)
     for member in members:
@@ -180,6 +202,35 @@ def test_the_worst_quarter_goes_on_with_the_bests_loss_and_perturbed_numbers(pop
     assert 5e-5 <= members[0].point["optimizer.generator.lr"] <= 5e-3
     assert members[0].point["optimizer.generator.lr"] != 1e-3
     assert members[1].point["optimizer.generator.lr"] == members[3].point["optimizer.generator.lr"] == 1e-3
+
+
+def test_a_member_that_crashes_and_is_tried_again_is_waited_for_and_copied(population):
+    scheduler, controller, members = population
+    for member, goodness in zip(members[:3], [0.1, 0.5, 0.6], strict=True):
+        report(scheduler, controller, member, 3.0, goodness)
+    scheduler.on_trial_error(controller, members[3])  # as Tune tells of a crash, before it adds the trial again
+    scheduler.on_trial_add(controller, members[3])
+    members[3].status = Trial.PENDING
+    for clock in (6.0, 9.0):
+        for member, goodness in zip(members, [0.1, 0.5, 0.6, 0.9], strict=True):
+            report(scheduler, controller, member, clock, goodness)
+        assert members[0].point["loss.name"] == "loss3"
+        members[0].point["loss.name"] = "loss0"
+
+
+def test_a_resumed_population_meets_where_it_was():
+    """Two came to 6 and two to 3 of 9 before the driver died: those at 6 wait there for the others."""
+    results = {number: [result(float(clock), 0.5) for clock in range(1, last + 1)] for number, last in enumerate([7, 6, 5, 3])}
+    scheduler, controller, members = a_population(Past(results, {}))
+    assert scheduler.choose_trial_to_run(controller) in members[2:]
+    for member, goodness in zip(members[2:], [0.3, 0.8], strict=True):
+        assert scheduler.on_trial_result(controller, member, result(5.0, 0.1)) == GO
+        report(scheduler, controller, member, 6.0, goodness)
+    assert members[2].point["loss.name"] == "loss3"  # the round that was due, among those who came to it
+    for clock in (9.0,):
+        for member in members:
+            assert scheduler.choose_trial_to_run(controller) is not None
+            report(scheduler, controller, member, clock, 0.5)
 
 
 @pytest.mark.parametrize("how", ["error", "complete"])

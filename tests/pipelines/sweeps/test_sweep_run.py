@@ -122,9 +122,20 @@ def test_a_trial_is_a_run_like_others(found, monkeypatch, capsys):
     assert "name: hinge" in capsys.readouterr().out
 
 
+def test_a_sweep_goes_on_with_the_settings_it_began_with(found, monkeypatch, capsys):
+    monkeypatch.chdir(found.folder)
+    assert cli.main(["sweep", "--resume", found.name, "total_kimg=9"]) == 2
+    assert "total_kimg: a sweep goes on with the settings it began with; what may change: ray., mlflow., " in capsys.readouterr().err
+    assert cli.main(["sweep", "--resume", f"{found.name}x"]) == 2
+    assert f"no sweep '{found.name}x' in sqlite:///" in (said := capsys.readouterr().err)
+    assert f"(did you mean '{found.name}'?); known: {found.name}" in said
+
+
 def test_a_finished_sweep_resumed_runs_nothing_again(found, folder):
     before = {row.run_id: found.client.get_run(row.run_id).info.end_time for row in found.rows}
-    again, _, err = sweep(folder, "--resume", found.name)
+    again, out, err = sweep(folder, "--resume", found.name)
     assert {row.run_id: again.client.get_run(row.run_id).info.end_time for row in again.rows} == before
     assert "trials  " not in err
+    assert "nothing was left to do" in out
+    assert len(again.client.search_model_versions("name = 'winner'")) == 1
     assert ledger.find(again.tracker, again.name).info.status == "FINISHED"
