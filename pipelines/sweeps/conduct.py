@@ -24,7 +24,7 @@ from pipelines.sweeps import ledger, outcome, tuning
 from pipelines.sweeps.ledger import Identity
 from pipelines.sweeps.plan import SweepPlan
 from pipelines.sweeps.schedulers import CLOCK, GOODNESS, WORST, Past, build
-from pipelines.sweeps.trial import Told, clock_of, job_of
+from pipelines.sweeps.trial import Told, clock_of, goodness_of, job_of
 from pipelines.sweeps.tuning import Batch, Slots, Suggestions
 from pipelines.tracking import Tracker
 
@@ -143,20 +143,21 @@ def _searcher(ride: Ride, begun: dict[int, Row]) -> Suggestions:
     for row in begun.values():
         if row.reason and not row.reason.startswith("failed: "):
             good = row.complete or row.reason.startswith("stopped by ")
-            searcher.add_evaluated_point(row.point, _goodness(ride, row.scores) if good else WORST)
+            searcher.add_evaluated_point(row.point, goodness_of(ride.told, row.scores) if good else WORST)
     return searcher
 
 
 def _past(ride: Ride, begun: dict[int, Row]) -> Past:
     """What earlier sessions' trials reported, for the scheduler's memory."""
-    objective, told = ride.plan.aim.objective, {}
+    drawn, told = tuple(filter(None, (ride.plan.aim.objective, ride.plan.aim.distance))), {}
     for row in begun.values():
-        if not row.scores:
+        if not set(drawn) <= row.scores.keys():
             continue
-        curve = ledger.curve(ride.tracker, row.run_id, (objective,))
+        curve = ledger.curve(ride.tracker, row.run_id, drawn)
+        scores = [dict(zip(drawn, values, strict=True)) for values in zip(*(curve.scores[score] for score in drawn), strict=True)]
         told[row.number] = [
-            {CLOCK: clock, GOODNESS: _goodness(ride, {objective: value})}
-            for clock, value in zip(_clocks(ride, row, curve), curve.scores[objective], strict=True)
+            {CLOCK: clock, GOODNESS: goodness_of(ride.told, found)}
+            for clock, found in zip(_clocks(ride, row, curve), scores, strict=True)
             if clock > 0.0
         ]
     return Past(told, {row.number: row.point for row in begun.values() if row.reason})
@@ -202,11 +203,6 @@ def _run(ride: Ride, identities: list[Identity], count: int, scheduler: Any, sea
 
 def _identity(row: Row) -> Identity:
     return Identity(row.number, row.configuration, row.phase, row.seed, row.point)
-
-
-def _goodness(ride: Ride, scores: dict[str, float]) -> float:
-    value = scores.get(ride.plan.aim.objective)
-    return WORST if value is None else value if ride.plan.aim.higher else -value
 
 
 @contextmanager

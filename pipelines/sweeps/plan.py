@@ -75,6 +75,7 @@ class SweepPlan(NamedTuple):
             facts={},
             objective=self.aim.objective,
             higher=self.aim.higher,
+            distance=self.aim.distance,
             total_kimg=self.config.total_kimg,
             choices={key: spaces.told(domain) for key, domain in self.space.items() if isinstance(domain, Categorical)},
             perturbed=list(spaces.perturbable(self.space)) if sweep.scheduler == "pbt" else [],

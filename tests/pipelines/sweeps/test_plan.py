@@ -6,7 +6,8 @@ from gan_core import cost
 from gan_core.cost import StepCost
 from pipelines import cli
 from pipelines.sweeps import plan as plans
-from pipelines.sweeps.trial import clock_of, job_of
+from pipelines.sweeps.schedulers import WORST
+from pipelines.sweeps.trial import clock_of, goodness_of, job_of
 from tests.pipelines.command import write_config
 from tests.support import tiny_config
 
@@ -61,6 +62,15 @@ def test_every_trial_has_the_same_clock_when_it_is_scored(make, length):
         for count in range(1, 20):
             rounds = -(-count * length * 1000 // a_round)
             assert clock_of(plan.told(), job, int(rounds * a_round), 0.0) == pytest.approx(count * length, rel=1e-8)
+
+
+def test_equal_scores_are_ordered_by_the_distance_and_different_ones_are_not(make):
+    told = {**make("smoke").told(), "objective": "score", "higher": True, "distance": "kid"}
+    assert goodness_of(told, {"score": 0.0, "kid": 5.0}) > goodness_of(told, {"score": 0.0, "kid": 90.0})
+    assert goodness_of(told, {"score": 0.001, "kid": 90.0}) > goodness_of(told, {"score": 0.0, "kid": 5.0})
+    assert goodness_of(told, {"score": 0.5, "kid": -0.1}) == 0.5
+    assert goodness_of({**told, "objective": "kid", "higher": False, "distance": "kid"}, {"kid": 2.0}) == pytest.approx(-2.0, abs=1e-6)
+    assert goodness_of(told, {"score": float("nan"), "kid": 1.0}) == goodness_of(told, {}) == WORST
 
 
 def test_what_is_given_beside_a_variant_holds_in_every_trial(make):
