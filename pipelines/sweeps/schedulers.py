@@ -16,7 +16,7 @@ from pipelines.sweeps import space as spaces
 from pipelines.sweeps.config import SweepJobConfig
 from pipelines.sweeps.space import Point, Space
 
-GOODNESS, CLOCK = "goodness", "clock"
+GOODNESS, CLOCK, OBJECTIVE = "goodness", "clock", "objective"
 WORST = -1e9  # finite: Ray's quantiles of infinities are NaN
 MEDIAN_NEEDS = 3
 EARLIER = 1.0 - 1e-6  # of a length: Ray adds and multiplies them, and 3 * 0.8 is above 2.4

@@ -26,7 +26,7 @@ from pipelines.results import SPENT
 from pipelines.sweeps import ledger
 from pipelines.sweeps import space as spaces
 from pipelines.sweeps.ledger import Identity
-from pipelines.sweeps.schedulers import CLOCK, GOODNESS, WORST
+from pipelines.sweeps.schedulers import CLOCK, GOODNESS, OBJECTIVE, WORST
 from pipelines.tracking import Tracker
 
 POINTER, ENDED, RUN_ID, NUMBER, DONOR = "pointer.json", "ended", "run_id", "number", "donor"
@@ -195,7 +195,7 @@ class Referee:
         if images_seen == 0 or done:  # nothing to compare yet, or nothing left to decide
             return True
         clock = clock_of(self._told, self._config, images_seen, metrics["progress/device_seconds"])
-        values = {GOODNESS: self._goodness(metrics), CLOCK: clock, ENDED: "", RUN_ID: self._run_id}
+        values = {**self._judged(metrics), CLOCK: clock, ENDED: "", RUN_ID: self._run_id}
         name = storage.checkpoint_name(images_seen)
         if not storage.has(self._config.ray.storage_path, self._run_id, name):
             tune.report(values)
@@ -210,12 +210,14 @@ class Referee:
         """The last report: why the trial ended by itself."""
         failure = outcome["failure"]
         reason = SPENT if not failure else failure if failure.startswith(SELF_EXPLAINED) else f"diverged: {failure}"
-        goodness = WORST if failure else self._goodness(outcome["last_scores"])
+        judged = {GOODNESS: WORST} if failure else self._judged(outcome["last_scores"])
         clock = clock_of(self._told, self._config, outcome["images_seen"], outcome["device_seconds"])
-        tune.report({GOODNESS: goodness, CLOCK: clock, ENDED: reason, RUN_ID: self._run_id, "done": True})
+        tune.report({**judged, CLOCK: clock, ENDED: reason, RUN_ID: self._run_id, "done": True})
 
-    def _goodness(self, metrics: dict[str, float]) -> float:
-        return goodness_of(self._told, {key.removeprefix(evaluation.PREFIX): value for key, value in metrics.items()})
+    def _judged(self, metrics: dict[str, float]) -> dict[str, float]:
+        """What schedulers compare trials by, and what a person does."""
+        scores = {key.removeprefix(evaluation.PREFIX): value for key, value in metrics.items()}
+        return {GOODNESS: goodness_of(self._told, scores), OBJECTIVE: scores.get(self._told["objective"], math.nan)}
 
 
 class TrialSession:

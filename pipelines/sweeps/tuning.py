@@ -18,7 +18,7 @@ from pipelines.sweeps import ledger
 from pipelines.sweeps import space as spaces
 from pipelines.sweeps import trial as trials
 from pipelines.sweeps.ledger import Ending, Identity
-from pipelines.sweeps.schedulers import CLOCK, GOODNESS, WORST
+from pipelines.sweeps.schedulers import CLOCK, GOODNESS, OBJECTIVE
 from pipelines.sweeps.space import Space
 from pipelines.sweeps.trial import ENDED, Told
 from pipelines.tracking import Tracker
@@ -60,7 +60,7 @@ def slots(config: Any, owned: Mapping[str, float]) -> Slots:
     share = int(10_000 / at_once) / 10_000  # Ray counts in ten-thousandths
     if config.ray.use_gpu and not gpus:
         raise ValueError(
-            f"ray.use_gpu: a trial is to have {workers} GPU, the cluster has {there['GPU']:g}; set it to false, or add machines"
+            f"ray.use_gpu: a trial needs {workers} GPU, the cluster has {there['GPU']:g}; set it to false, or add machines"
         )
     if workers > 1:
         return Slots({"cpu": 0, HEAD: share}, at_once, gpus > 0)
@@ -196,10 +196,10 @@ class Notary(tune.Callback):
         self._waiting.append(Ending(identity, status, reason, axes, error))
         self.deliver()
         self._ended += 1
-        self._show(self._line(identity, trial.last_result.get(GOODNESS, WORST), reason))
+        self._show(self._line(identity, trial.last_result.get(OBJECTIVE), reason))
 
-    def _line(self, identity: Identity, goodness: float, reason: str) -> str:
-        value = "" if goodness <= WORST else f"{self._told['objective']} {goodness if self._told['higher'] else -goodness:.4g}, "
+    def _line(self, identity: Identity, objective: float | None, reason: str) -> str:
+        value = "" if objective is None else f"{self._told['objective']} {objective:.4g}, "
         seconds = (time.monotonic() - self._started) / self._ended * (self._count - self._ended)
         left = f"{int(seconds // 60)}:{int(seconds % 60):02d}"
         return f"{self._ended:4d}/{self._count} trials  {identity.name}: {value}{reason.splitlines()[0][:120]}  eta {left}"
