@@ -46,6 +46,7 @@ def test_a_driver_killed_three_times_goes_on_where_it_was(tmp_path):
     assert {row.number: row.scores for row in quiet.rows} == {row.number: row.scores for row in found.rows}, moments
 
 
+@pytest.mark.slow
 def test_a_killed_trial_is_tried_again_from_its_checkpoint(tmp_path):
     process = start(tmp_path, write_config(tmp_path), "smoke", *LONG, "sweep.confirm=0", command="sweep")
     wait_until(lambda: [*(tmp_path / "runs").glob("*/checkpoint_000000003200/checkpoint.json")], process)
@@ -73,6 +74,7 @@ def test_what_fails_by_itself_is_listed_with_its_reason_and_the_others_go_on(tmp
     assert err.count("trial 002 ") == 1
 
 
+@pytest.mark.slow
 def test_an_alarm_ends_a_trial_and_is_its_reason(tmp_path):
     words = ["diagnostics.divergence=1e-6", "diagnostics.patience=2", "loss.name=[hinge]", "step_ratio=1:1", "sweep.confirm=0"]
     found, _, _ = sweep(tmp_path, write_config(tmp_path), "smoke", *words)
