@@ -8,11 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-# Ray reads these when it is imported. The controller's poll bounds how long a checkpoint waits (2 s by default); a thread that still calls
-# Ray after the driver has left a cluster must not start another one.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
-os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-
 import ray
 import ray.train
 import ray.train.torch

@@ -145,8 +145,9 @@ def adopted(storage_path: str, run_id: str) -> dict[str, Any] | None:
 
 
 def _note_adopted(filesystem: Any, folder: str, note: dict[str, Any]) -> None:
-    with filesystem.open_output_stream(f"{folder}/{ADOPTED}") as file:
+    with filesystem.open_output_stream(f"{folder}/{ADOPTED}.new") as file:
         file.write(json.dumps(note).encode())
+    filesystem.move(f"{folder}/{ADOPTED}.new", f"{folder}/{ADOPTED}")
 
 
 def _put(filesystem: Any, folder: str, source: Path) -> None:

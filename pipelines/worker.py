@@ -128,9 +128,10 @@ def run(job: Job, session: Session) -> Outcome:
                 session.say(f"continuing from the checkpoint at {trainer.images_seen / 1000:.1f} kimg")
     desk = _Desk(job, config, session, pending, frozenset(trainer.alarms.ringing))
     built_at, failure = time.time(), ""
-    stopped = orders["device_seconds"] is not None and trainer.device_seconds >= orders["device_seconds"]
+    stopped = _spent(orders, trainer.device_seconds, session)
     try:
         if not stopped:
+            desk.ask_again(trainer)
             trainer.run(desk.receive)
     except (DivergenceError, EvaluationError, AlarmError) as error:
         failure = str(error)
@@ -220,11 +221,17 @@ class _Desk:
             return
         if "orders" in self.job and self.writer is not None and not self.writer.flush(self.patience):
             raise UndeliveredError(f"metrics were not delivered to {self.job['tracking_uri']} within {self.patience:g} s")
-        limit = self.orders["device_seconds"]
-        if limit is not None and report.metrics["progress/device_seconds"] >= limit:
+        if _spent(self.orders, report.metrics["progress/device_seconds"], self.session):
             raise _NoMoreError
         if not self.session.may_go_on(report):
             raise _NoMoreError
+
+    def ask_again(self, trainer: Trainer) -> None:
+        """Of a run that goes on from a checkpoint: who compares it may not have heard of that evaluation before a process died."""
+        if "orders" in self.job and trainer.images_seen > 0 and not trainer.done:
+            metrics = {**trainer.last_scores, "progress/device_seconds": trainer.device_seconds}
+            if not self.session.may_go_on(Report(trainer.images_seen, metrics, None, None, is_best=False, done=False)):
+                raise _NoMoreError
 
     def _hyperparameters(self) -> dict[str, float]:
         return {f"hp/{key}": value for key, value in self.orders["perturbed"].items()}
@@ -272,6 +279,12 @@ class _Desk:
             monitor.clear_metrics()
         values["worker_peak_memory_megabytes"] = _peak_memory(self.session.device) / 1e6
         return {f"{self.prefix}{key}": float(value) for key, value in values.items()}
+
+
+def _spent(orders: Orders, device_seconds: float, session: Session) -> bool:
+    """Whether the budget of device seconds is spent, on any rank: each has its own clock, and all must agree."""
+    limit = orders["device_seconds"]
+    return limit is not None and distributed.any_rank(device_seconds >= limit, session.device)
 
 
 def tags_of(scores: Scores, images_seen: int) -> dict[str, str]:

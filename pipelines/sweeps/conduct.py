@@ -81,7 +81,8 @@ def _start(plan: SweepPlan, words: str, resumed: str | None, stack: ExitStack) -
         run_id = ledger.create(tracker, name, plan.stored(), f"[All trials, to compare]({outcome.charts(tracker, plan.aim)})")
     else:
         run_id = resumed
-        was_finished = tracker.client.get_run(run_id).info.status == "FINISHED"
+        registered = ledger.read_plan(tracker, run_id)["sweep"]["register_as"]
+        was_finished = tracker.client.get_run(run_id).info.status == "FINISHED" and registered == config.sweep.register_as
         tracker.client.update_run(run_id, status="RUNNING")
     say(f"sweep {name}, run {run_id}: {plan.planned} trials of {config.total_kimg:g} kimg, {slots.at_once} at once")
     say(f"compare them while they run: {outcome.charts(tracker, plan.aim)}{tracker.hint}")
@@ -115,7 +116,7 @@ def _screen(ride: Ride) -> bool:
     for number, reason in plan.refused.items():
         ledger.record_refused(ride.tracker, ride.told["name"], plan.identity(number), f"refused: {reason}")
         say(f"trial {number:03d} {plan.points[number]} does not fit: {reason.splitlines()[0]}")
-    ended = {number for number, row in begun.items() if row.reason}
+    ended = {number for number, row in begun.items() if _has_ended(row)}
     if plan.points:
         left = [plan.identity(number) for number in range(plan.planned) if number not in ended | plan.refused.keys()]
         left = [identity._replace(point=begun[identity.number].point) if identity.number in begun else identity for identity in left]
@@ -138,10 +139,10 @@ def _shuffled(identities: list[Identity], seed: int) -> list[Identity]:
 
 def _searcher(ride: Ride, begun: dict[int, Row]) -> Suggestions:
     plan, sweep = ride.plan, ride.plan.config.sweep
-    unfinished = [_identity(row)._asdict() for row in begun.values() if not row.reason]
+    unfinished = [_identity(row)._asdict() for row in begun.values() if not _has_ended(row)]
     searcher = Suggestions(plan.space, first=max(begun, default=-1) + 1, seed=sweep.seed, begun=unfinished)
     for row in begun.values():
-        if row.reason and not row.reason.startswith("failed: "):
+        if _has_ended(row):
             good = row.complete or row.reason.startswith("stopped by ")
             searcher.add_evaluated_point(row.point, goodness_of(ride.told, row.scores) if good else WORST)
     return searcher
@@ -149,10 +150,11 @@ def _searcher(ride: Ride, begun: dict[int, Row]) -> Suggestions:
 
 def _past(ride: Ride, begun: dict[int, Row]) -> Past:
     """What earlier sessions' trials reported, for the scheduler's memory."""
-    drawn, told = tuple(filter(None, (ride.plan.aim.objective, ride.plan.aim.distance))), {}
+    aim, told = ride.plan.aim, {}
     for row in begun.values():
-        if not set(drawn) <= row.scores.keys():
+        if aim.objective not in row.scores:
             continue
+        drawn = tuple(dict.fromkeys(score for score in (aim.objective, aim.distance) if score in row.scores))
         curve = ledger.curve(ride.tracker, row.run_id, drawn)
         scores = [dict(zip(drawn, values, strict=True)) for values in zip(*(curve.scores[score] for score in drawn), strict=True)]
         told[row.number] = [
@@ -160,7 +162,8 @@ def _past(ride: Ride, begun: dict[int, Row]) -> Past:
             for clock, found in zip(_clocks(ride, row, curve), scores, strict=True)
             if clock > 0.0
         ]
-    return Past(told, {row.number: row.point for row in begun.values() if row.reason})
+    ended = {row.number: row.point for row in begun.values() if _has_ended(row)}
+    return Past(told, ended, [number for number in range(ride.plan.planned) if number not in ended] if begun else [])
 
 
 def _clocks(ride: Ride, row: Row, curve: results.Curve) -> list[float]:
@@ -187,7 +190,7 @@ def _confirm(ride: Ride) -> bool:
         known = there.get((row.number, seed))
         if known is None:
             left.append(Identity(next(new), row.number, CONFIRM, seed, row.point))
-        elif not known.reason:
+        elif not _has_ended(known):
             left.append(_identity(known))
     if left:
         say(f"repeating the best {len(chosen)} with {sweep.seeds} fresh seeds each")
@@ -199,6 +202,11 @@ def _run(ride: Ride, identities: list[Identity], count: int, scheduler: Any, sea
     config = ride.plan.config
     batch = Batch(identities, searcher, count, scheduler, config.ray.max_failures)
     tuning.run(batch, ride.told, ride.slots, storage_path=config.ray.storage_path, tracker=ride.tracker, show=say)
+
+
+def _has_ended(row: Row) -> bool:
+    """Whether a trial is not to be started again; one that crashed, or could not reach the tracking store, gets another chance."""
+    return bool(row.reason) and not row.reason.startswith(tuning.CRASHED)
 
 
 def _identity(row: Row) -> Identity:

@@ -143,7 +143,9 @@ def _note_exploit(tracker: Tracker, run_id: str, identity: Identity) -> None:
 
 def record_refused(tracker: Tracker, sweep: str, identity: Identity, reason: str) -> None:
     """A run for a trial that never had one, so that the sweep's list of trials is whole."""
-    if run_of(tracker, sweep, identity.number):
+    if before := run_of(tracker, sweep, identity.number):
+        if tracker.client.get_run(before).info.status == "RUNNING":  # its making was cut off
+            tracker.client.set_terminated(before, "FAILED")
         return
     tags = {SWEEP: sweep, **identity.tags(), REASON: reason}
     run_id = tracker.client.create_run(tracker.experiment_id, run_name=identity.name, tags=tags).info.run_id

@@ -70,6 +70,8 @@ def _seconds(plan: SweepPlan) -> float:
         return plan.config.sweep.device_seconds
     points = [point for number, point in enumerate(plan.points) if number not in plan.refused]
     points = points or [point for point in sample(plan.space, MOST_GAMES, plan.config.sweep.seed) if not plans.refusal(plan, point)]
+    if not points:
+        raise ValueError(f"space {plan.words}: none of {MOST_GAMES} random points of it fits this config")
     games: dict[str, list[Point]] = {}
     for point in points:
         games.setdefault(json.dumps({key: value for key, value in point.items() if key != RATIO}), []).append(point)

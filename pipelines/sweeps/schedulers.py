@@ -4,7 +4,7 @@ Trials report GOODNESS, of which more is better, at CLOCK, their share of the bu
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -35,10 +35,13 @@ class Ghost:
 
 
 class Past(NamedTuple):
-    """What trials reported before the sweep was interrupted, by number, and the points of those that are not started again."""
+    """What trials reported before the sweep was interrupted, by number, the points of those that are not started again, and the numbers
+    of the others.
+    """
 
     results: History
     ended: Mapping[int, Point]
+    left: Sequence[int] = ()
 
 
 NO_PAST = Past({}, {})
@@ -127,9 +130,12 @@ class Stopping(FIFOScheduler):
     def _remember(self, controller: Any, trial: Any) -> None:
         for rule in self._rules(trial):
             rule.on_trial_add(controller, trial)
-        told = self._past.results.get(trial.config["trial"]["number"], [])
-        decisions = [self._decide(controller, trial, result) for result in told]
-        if decisions and decisions[-1] == TrialScheduler.STOP:  # that it reported again after the others shows that it was let go on
+        decision = ""
+        for result in self._past.results.get(trial.config["trial"]["number"], []):
+            decision = self._decide(controller, trial, result)
+            for rule in self._rules(trial):  # that it reported again shows that it was let go on: the median rule must not hold it stopped
+                getattr(rule, "_stopped_trials", set()).discard(trial)
+        if decision == TrialScheduler.STOP:
             self._doomed.add(trial.trial_id)
 
     def _rules(self, trial: Any) -> list[Any]:
@@ -158,7 +164,9 @@ class Population(PopulationBasedTraining):
     def __init__(self, *, past: Past = NO_PAST, **settings: Any) -> None:
         super().__init__(**settings)
         self._gone: set[Trial] = set()
-        self._rounds = {number: self._last_round(results) for number, results in past.results.items()}
+        self._rounds = {number: self._last_round(past.results.get(number, [])) for number in past.left}
+        if self._rounds:
+            self._next_perturbation_sync = (min(self._rounds.values()) + self._perturbation_interval) * EARLIER
 
     def _last_round(self, results: list[Result]) -> float:
         """The end of the last round that a member has come to; what follows it is done again from the checkpoint there."""
@@ -174,10 +182,10 @@ class Population(PopulationBasedTraining):
         number, state = trial.config["trial"]["number"], self._trial_state[trial]
         if before is not None:
             state.last_perturbation_time, state.last_train_time = before.last_perturbation_time, before.last_perturbation_time
-        elif self._rounds:
-            state.last_perturbation_time = state.last_train_time = self._rounds.get(number, 0.0)
-            slowest = min(self._trial_state[member].last_train_time for member in self._trial_state)
-            self._next_perturbation_sync = slowest + self._perturbation_interval
+        elif number in self._rounds:
+            state.last_perturbation_time = state.last_train_time = self._rounds[number]
+            if state.last_train_time >= self._next_perturbation_sync:
+                trial.status = Trial.PAUSED  # it has come further than others, and waits; Tune starts all that are pending
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: Result) -> str:
         """Wait for the others of the population at the end of a round, where there is a checkpoint, or start the next round."""
@@ -205,9 +213,9 @@ class Population(PopulationBasedTraining):
         self._excuse()
         others = [trial for trial in controller.get_live_trials() if trial not in self._gone]
         behind = [trial for trial in others if self._trial_state[trial].last_train_time < self._next_perturbation_sync]
-        waiting = [trial for trial in others if trial.status == Trial.PAUSED]
+        waiting = [trial for trial in others if trial.status == Trial.PAUSED and self._trial_state[trial].last_result]
         if waiting and not behind:
-            self.on_trial_result(controller, waiting[0], dict(self._trial_state[waiting[0]].last_result or {}))
+            self.on_trial_result(controller, waiting[0], dict(self._trial_state[waiting[0]].last_result))
 
     def _excuse(self) -> None:
         """Trials that are gone count as having come as far as the round goes, without a score: nobody waits for them or copies them."""

@@ -101,8 +101,9 @@ def goodness_of(told: Told, scores: Mapping[str, float]) -> float:
     value = scores.get(told["objective"], math.nan)
     if not math.isfinite(value):
         return WORST
-    distance = max(0.0, scores.get(told["distance"], 0.0))
-    return (value if told["higher"] else -value) - TIE * distance / (1.0 + distance)
+    distance = max(0.0, scores.get(told["distance"], math.inf))
+    share = distance / (1.0 + distance) if math.isfinite(distance) else 1.0
+    return (value if told["higher"] else -value) - TIE * share
 
 
 def run(config: dict[str, Any], told: Told) -> None:
@@ -128,7 +129,7 @@ def run(config: dict[str, Any], told: Told) -> None:
     outcome = _train(told, job_config, run_id, referee)
     if outcome["undelivered"]:
         raise RuntimeError(outcome["undelivered"])
-    if told["sweep"]["equal"] == "device_seconds":  # the config ends no run; one that is trained again from it should
+    if told["sweep"]["equal"] == "device_seconds" and not outcome["failure"]:  # for those who train it again
         spent = validate(merge(job_config.model_dump(), {"total_kimg": outcome["images_seen"] / 1000}), JobConfig)
         tracking.write_config(tracker, run_id, spent)
     referee.end(outcome)

@@ -25,6 +25,7 @@ from pipelines.tracking import Tracker
 
 HEAD = "node:__internal_head__"
 THREAD_TIMEOUT_SECONDS = 90  # in which the workers of a stopped trial end, before its process takes another
+CRASHED = "failed: "  # how such reasons begin
 ROUNDING = 1e-6  # 1.0 // 0.2 is 4
 
 
@@ -59,9 +60,7 @@ def slots(config: Any, owned: Mapping[str, float]) -> Slots:
     at_once = min(at_once, config.sweep.max_concurrent or at_once)
     share = int(10_000 / at_once) / 10_000  # Ray counts in ten-thousandths
     if config.ray.use_gpu and not gpus:
-        raise ValueError(
-            f"ray.use_gpu: a trial needs {workers} GPU, the cluster has {there['GPU']:g}; set it to false, or add machines"
-        )
+        raise ValueError(f"ray.use_gpu: a trial needs {workers} GPU, the cluster has {there['GPU']:g}; set it to false, or add machines")
     if workers > 1:
         return Slots({"cpu": 0, HEAD: share}, at_once, gpus > 0)
     return Slots({"cpu": cpus, "gpu": gpus}, at_once, gpus > 0)
@@ -117,7 +116,7 @@ def run(batch: Batch, told: Told, slots_: Slots, *, storage_path: str, tracker: 
             search_alg=batch.searcher,
             scheduler=batch.scheduler,
             num_samples=batch.size if batch.searcher else 1,
-            max_concurrent_trials=slots_.at_once if batch.searcher or told["sweep"]["max_concurrent"] else None,
+            max_concurrent_trials=slots_.at_once if batch.searcher or HEAD not in slots_.resources else None,
             reuse_actors=True,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
@@ -163,7 +162,7 @@ class Notary(tune.Callback):
         error = trial.get_error()
         text = str(error) if error else "its process died"
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        self._note(trial, "FAILED", f"failed: {lines[-1][:300] if lines else text}", text)
+        self._note(trial, "FAILED", f"{CRASHED}{lines[-1][:300] if lines else text}", text)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """It crashed, and is tried again."""
@@ -186,9 +185,15 @@ class Notary(tune.Callback):
         Raises:
             MlflowException, OSError: the store did not take it.
         """
-        while self._waiting:
-            ledger.end_trial(self._tracker, self._told["name"], self._waiting[0])
-            self._waiting.pop(0)
+        refused: MlflowException | OSError | None = None
+        for ending in list(self._waiting):
+            try:
+                ledger.end_trial(self._tracker, self._told["name"], ending)
+                self._waiting.remove(ending)
+            except (MlflowException, OSError) as error:
+                refused = refused or error
+        if refused is not None:
+            raise refused
 
     def _note(self, trial: Trial, status: str, reason: str, error: str = "") -> None:
         identity = Identity.of(trial.config)

@@ -106,6 +106,15 @@ def test_what_a_trial_was_let_pass_before_does_not_stop_it_afterwards():
     assert scheduler.on_trial_result(None, trial, result(3.0, 0.9)) == GO
 
 
+def test_the_median_rule_remembers_too_and_takes_no_offence_at_what_it_would_have_stopped():
+    results = {number: [result(float(clock), value) for clock in (1, 2, 3)] for number, value in enumerate([0.5, 0.6, 0.7])}
+    results[3] = [result(2.0, 0.1), result(3.0, 0.9)]
+    scheduler = build(Past(results, {number: {} for number in range(3)}), scheduler="median", grace_kimg=2)
+    better, new = added(scheduler, Named(3), Named(4))
+    assert scheduler.on_trial_result(None, better, result(4.0, 0.9)) == GO
+    assert scheduler.on_trial_result(None, new, result(2.0, 0.1)) == STOP
+
+
 def test_rungs_that_binary_fractions_miss_are_met():
     """3 * 0.8 is 2.4000000000000004, and a trial reports 2.4."""
     overrides = {"total_kimg": 7.2, "schedule.evaluate_kimg": 0.8, "sweep.grace_kimg": 0.8}
@@ -221,7 +230,8 @@ def test_a_member_that_crashes_and_is_tried_again_is_waited_for_and_copied(popul
 def test_a_resumed_population_meets_where_it_was():
     """Two came to 6 and two to 3 of 9 before the driver died: those at 6 wait there for the others."""
     results = {number: [result(float(clock), 0.5) for clock in range(1, last + 1)] for number, last in enumerate([7, 6, 5, 3])}
-    scheduler, controller, members = a_population(Past(results, {}))
+    scheduler, controller, members = a_population(Past(results, {}, range(4)))
+    assert [member.status for member in members] == [Trial.PAUSED, Trial.PAUSED, Trial.PENDING, Trial.PENDING]
     assert scheduler.choose_trial_to_run(controller) in members[2:]
     for member, goodness in zip(members[2:], [0.3, 0.8], strict=True):
         assert scheduler.on_trial_result(controller, member, result(5.0, 0.1)) == GO
