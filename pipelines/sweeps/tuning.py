@@ -1,5 +1,6 @@
 """A batch of trials through Ray Tune: how many at once, what Tune is told, and what the driver writes when one ends."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from pipelines.tracking import Tracker
 
 HEAD = "node:__internal_head__"
 THREAD_TIMEOUT_SECONDS = 90  # in which the workers of a stopped trial end, before its process takes another
+MOST_DRIVERS = 20  # beyond which shares of the head would not leave Ray Train the 0.001 that it takes for each
 CRASHED = "failed: "  # how such reasons begin
 ROUNDING = 1e-6  # 1.0 // 0.2 is 4
 
@@ -58,10 +60,11 @@ def slots(config: Any, owned: Mapping[str, float]) -> Slots:
             raise ValueError(f"{key}: a trial needs {amount:g} {kind}, the cluster has {there[kind]:g}; lower it, or add machines")
     at_once = int(min((there[kind] + ROUNDING) // amount for kind, amount in needed.items() if amount))
     at_once = min(at_once, config.sweep.max_concurrent or at_once)
-    share = int(10_000 / at_once) / 10_000  # Ray counts in ten-thousandths
     if config.ray.use_gpu and not gpus:
         raise ValueError(f"ray.use_gpu: a trial needs {workers} GPU, the cluster has {there['GPU']:g}; set it to false, or add machines")
     if workers > 1:
+        at_once = min(at_once, MOST_DRIVERS)
+        share = int(5_000 / at_once + 5_000 / (at_once + 1)) / 10_000  # so many fit, and one more does not; Ray counts in ten-thousandths
         return Slots({"cpu": 0, HEAD: share}, at_once, gpus > 0)
     return Slots({"cpu": cpus, "gpu": gpus}, at_once, gpus > 0)
 
@@ -106,6 +109,7 @@ def run(batch: Batch, told: Told, slots_: Slots, *, storage_path: str, tracker: 
     Raises:
         RuntimeError: Tune itself failed.
     """
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(batch.size)  # a population is whole from the first round
     notary = Notary(tracker, told, batch.size, show)
     function = tune.with_resources(tune.with_parameters(trials.run, told=told), slots_.resources)
     listed = {"trial": tune.grid_search([identity._asdict() for identity in batch.identities])}
@@ -116,7 +120,7 @@ def run(batch: Batch, told: Told, slots_: Slots, *, storage_path: str, tracker: 
             search_alg=batch.searcher,
             scheduler=batch.scheduler,
             num_samples=batch.size if batch.searcher else 1,
-            max_concurrent_trials=slots_.at_once if batch.searcher or HEAD not in slots_.resources else None,
+            max_concurrent_trials=_limit(batch, told, slots_),
             reuse_actors=True,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
@@ -131,6 +135,12 @@ def run(batch: Batch, told: Told, slots_: Slots, *, storage_path: str, tracker: 
     )
     in_thread(tuner.fit, "ray-tune").result()
     patiently(notary.deliver_all, told["tree"]["mlflow"]["delivery_timeout_seconds"], show)
+
+
+def _limit(batch: Batch, told: Told, slots_: Slots) -> int | None:
+    """How many trials Tune may have begun, where their resources do not say so. Paused ones count: a population must not be limited."""
+    asked = told["sweep"]["max_concurrent"] is not None and HEAD not in slots_.resources
+    return slots_.at_once if batch.searcher or asked else None
 
 
 def _name(trial: Trial) -> str:

@@ -84,10 +84,12 @@ def test_one_worker_trials_fill_the_cluster_by_their_own_needs():
     assert tuning.slots(config(sweep__max_concurrent=3), {"CPU": 8.0}).at_once == 3
 
 
-def test_the_processes_of_trials_with_workers_take_no_cpu_and_are_as_many_as_their_workers_fit():
-    found = tuning.slots(config(sweep__workers_per_trial=2), {"CPU": 5.0})
-    assert (found.resources["cpu"], found.at_once) == (0, 2)
-    assert 1 / 3 < found.resources[tuning.HEAD] <= 1 / 2  # of the head's 1.0: two fit, three do not
+@pytest.mark.parametrize(("cpus", "at_once"), [(2.0, 1), (5.0, 2), (32.0, 16), (40.0, 20), (200.0, 20)])
+def test_the_processes_of_trials_with_workers_take_no_cpu_and_are_as_many_as_their_workers_fit(cpus, at_once):
+    """Of the head's 1.0 so many fit, with the 0.001 and some more that Ray Train takes for each, and one more does not."""
+    found = tuning.slots(config(sweep__workers_per_trial=2), {"CPU": cpus})
+    assert (found.resources["cpu"], found.at_once) == (0, at_once)
+    assert at_once * (found.resources[tuning.HEAD] + 0.001) < 1.0 < (at_once + 1) * found.resources[tuning.HEAD]
 
 
 @pytest.mark.parametrize(

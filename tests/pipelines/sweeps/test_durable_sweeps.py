@@ -84,6 +84,7 @@ def test_an_alarm_ends_a_trial_and_is_its_reason(tmp_path):
     assert found.tracked(row).steps("d/loss") == [160, 320]
 
 
+@pytest.mark.slow
 def test_a_guided_search_goes_on_after_its_driver_was_killed(tmp_path):
     """TPE: what was begun goes on, what ended is remembered, and no number comes twice."""
     words = [*LONG[:-1], "sweep.search=tpe", "sweep.trials=4", "sweep.name=led", "sweep.confirm=0"]
