@@ -189,6 +189,8 @@ def read_config(tracker: Tracker, run_id: str) -> dict[str, Any]:
         tracker.client.get_run(run_id)
     except MlflowException:
         raise ValueError(f"no run '{run_id}' in {tracker.uri}; run ids are in the MLflow UI, and `raygan train` prints them") from None
+    if tracker.client.get_run(run_id).data.tags.get("raygan.kind") == "sweep":
+        raise ValueError(f"run {run_id} is a sweep; take its best.yaml, or the id of one of its trials, which its report lists")
     if not is_described(tracker, run_id):
         raise ValueError(f"run {run_id} in {tracker.uri} has no {CONFIG_FILE}: raygan did not make it")
     return loads(read_text(tracker, run_id, CONFIG_FILE), f"config of run {run_id}")

@@ -42,9 +42,9 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--stripe);
 FIGURES: dict[str, tuple[str, str]] = {
     "heatmap": (
         "Every combination that was tried",
-        "The median {objective} of a square's complete trials, n of them; bright is good and the frame marks the best. Hatched squares in "
-        "italics were stopped early, at the images behind the @, so their scores are not comparable with the others; red words say how "
-        "trials ended that have no score to compare.",
+        "The median {objective} of a square's complete trials, n of them, those of the screening and of the repeats; bright is good and "
+        "the frame marks the best. Hatched squares in italics were stopped early, at the images behind the @, so their scores are not "
+        "comparable with the others; red words say how trials ended that have no score to compare.",
     ),
     "confirmation": (
         "Repeated with fresh seeds",

@@ -24,6 +24,7 @@ from pipelines.reports.words import STOPPED, UNFINISHED, by_variant, directed, l
 from pipelines.results import CONFIDENCE, CONFIRM, SCREEN, Estimate, Findings, rank
 
 DOTS_PER_INCH = 120
+LONGEST_NAME = 48  # characters of a line beside a picture
 BLUE, ORANGE, RED, GREY = "#2166ac", "#d95f02", "#b2182b", "0.45"
 BAND = (0.1, 0.9)
 DECADE = 10.0
@@ -181,9 +182,10 @@ def _seeds(axes: Axes, height: float, findings: Findings, estimate: Estimate) ->
 
 
 def _name(findings: Findings, estimate: Estimate) -> str:
+    """Two lines at most: of many searched keys only the number remains."""
     row = findings.row(estimate.configuration)
     others = others_of(row) if by_variant(row) else ""
-    return f"{label(row)} (#{row.number})" + (f"\n{others}" if others else "")
+    return f"{label(row)} (#{row.number})"[:LONGEST_NAME] + (f"\n{others}" if others and len(others) <= LONGEST_NAME else "")
 
 
 def grids(best_png: bytes | None, worst_png: bytes | None, captions: Sequence[str]) -> Figure | None:

@@ -38,6 +38,13 @@ def finding(findings: Findings) -> str:
         return f"No trial has finished yet: 0 of {planned} trials ended so far."
     if not ranked:
         return f"No trial spent its whole budget with a finite {findings.objective}, so there is no best one ({_ends(findings)}).{so_far}"
+    values = {score(row, findings.objective) for row in ranked}
+    if len(ranked) > 1 and len(values) == 1:
+        same = number(values.pop())
+        return (
+            f"Nothing can be told apart: all {len(ranked)} complete trials have {findings.objective} {same}. Give a larger total_kimg, or "
+            f"another sweep.objective.{so_far}"
+        )
     repeated = {estimate.configuration: estimate for estimate in findings.estimates}
     best = findings.best if findings.best is not None else ranked[0].configuration
     if best in repeated:
@@ -46,7 +53,7 @@ def finding(findings: Findings) -> str:
     value = number(score(row, findings.objective), padded=True)
     alone = " It is the only trial that spent its whole budget." if len(ranked) == 1 else ""
     luck = "" if alone else f" It is the best of {len(ranked)} complete trials by one seed of each, so luck may have chosen it."
-    return f"{title(row)} is best by {findings.objective}: {value} (one seed, no interval).{alone}{luck}{so_far}"
+    return f"{title(row)} leads by {findings.objective}: {value} (one seed, no interval).{alone}{luck}{so_far}"
 
 
 def _of_repeated(findings: Findings, estimate: Estimate) -> str:
@@ -54,7 +61,7 @@ def _of_repeated(findings: Findings, estimate: Estimate) -> str:
     value = f"by {findings.objective}: {number(estimate.mean, padded=True)} ({_precision(estimate)})"
     if comparison is None or comparison.winner != estimate.configuration:
         why = "" if len(findings.estimates) > 1 else " No other configuration was repeated."
-        return f"{name} is best {value}.{why or ' It shares too few seeds with another configuration for a test.'}"
+        return f"{name} leads {value}.{why or ' It shares too few seeds with another configuration for a test.'}"
     other = title(findings.row(comparison.runner_up))
     p = "p < 0.001" if comparison.p < 0.001 else f"p = {number(comparison.p)}"
     test = f"paired t-test over {comparison.seeds} seeds, {p}"

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from gan_core.overrides import Tree
 from pipelines import results, tracking
+from pipelines.reports.words import label
 from pipelines.results import CONFIRM, Curve, Findings, Row
 from pipelines.run_pictures import step_of
 from pipelines.sweeps import ledger
@@ -79,7 +80,8 @@ def best_run(found: Findings) -> Row | None:
 def _ends(found: Findings) -> tuple[Row | None, Row | None]:
     """The best run, and the worst of those that spent their budgets; where only one did, there is no worst."""
     best, ranked = best_run(found), results.rank(found.rows, found.objective, higher=found.higher)
-    return best, ranked[-1] if len(ranked) > 1 else None
+    others = [row for row in ranked if row.configuration != found.best]
+    return best, others[-1] if others else None
 
 
 def _picture(tracker: Tracker, row: Row | None) -> bytes | None:
@@ -95,8 +97,8 @@ def _picture(tracker: Tracker, row: Row | None) -> bytes | None:
 
 
 def _caption(found: Findings, name: str, row: Row) -> str:
-    values = ", ".join(f"{key} {value}" for key, value in row.point.items())
-    return f"{name}: {values}, seed {row.seed}\n{found.objective} {row.scores[found.objective]:.3g} after {row.kimg:.4g} kimg"
+    reached = f"{found.objective} {row.scores[found.objective]:.3g} after {row.kimg:.4g} kimg"
+    return f"{name}: {label(row)} (#{row.number}), seed {row.seed}\n{reached}"
 
 
 def _facts(tracker: Tracker, run_id: str, found: Findings) -> dict[str, str]:
@@ -129,6 +131,11 @@ def _cautions(found: Findings) -> list[str]:
     seeds = min((estimate.seeds for estimate in found.estimates), default=0)
     if 0 < seeds < 5:
         cautions.append(f"{seeds} seeds tell large differences from chance only; give sweep.seeds a larger number for a close race.")
+    if found.equal == "device_seconds":
+        cautions.append(
+            "Device seconds are wall time of training: other work on the machine makes a budget hold fewer images, and a trial ends at the "
+            "first scores after its budget."
+        )
     if any(not row.reason for row in found.rows) or len([row for row in found.rows if row.phase != CONFIRM]) < found.planned:
         cautions.append("The sweep has not ended: what comes may change the order.")
     return cautions

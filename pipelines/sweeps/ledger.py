@@ -45,7 +45,7 @@ class Identity(NamedTuple):
     @property
     def name(self) -> str:
         """The run's name in the UI: number and values."""
-        values = " ".join(str(value) for value in self.point.values())
+        values = " ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in self.point.values())
         repeat = f" seed {self.seed}" if self.phase == CONFIRM else ""
         return f"{self.number:03d} {values}{repeat}"[:200]
 

@@ -37,7 +37,8 @@ def _estimate(plan: SweepPlan, fit: int) -> list[str]:
     config, sweep = plan.config, plan.config.sweep
     seconds = _seconds(plan)
     whole = fit * seconds
-    again = sweep.repeated * sweep.seeds * seconds
+    repeated = min(sweep.repeated, fit)
+    again = repeated * sweep.seeds * seconds
     slots = max(1, int((os.cpu_count() or 1) // (sweep.workers_per_trial * config.ray.cpus_per_worker)))
     slots = min(slots, sweep.max_concurrent or slots)
     share, words = _kept_share(plan)
@@ -45,7 +46,7 @@ def _estimate(plan: SweepPlan, fit: int) -> list[str]:
         f"each trial      {plan.budget} (equal in {sweep.equal.replace('_', ' ')}), {_time(seconds)} of training on average",
         f"to their ends   {_time(whole)} of device time",
         f"with {sweep.scheduler:10} {_time(whole * share)}{words}",
-        f"repeats         {sweep.repeated} configurations x {sweep.seeds} seeds: {_time(again)}",
+        f"repeats         {repeated} configurations x {sweep.seeds} seeds: {_time(again)}",
         f"together        about {_time((whole * share + again) / slots)} with {slots} trials at once on {os.cpu_count()} cores, scores and "
         "start-up (a few seconds a trial) not counted",
         f"compared by     {plan.aim.objective}, {'more' if plan.aim.higher else 'less'} is better",

@@ -69,8 +69,10 @@ def restrict(space: Space, allowed: Mapping[str, Any]) -> Space:
 def _among(key: str, domain: Domain, values: Sequence[Any]) -> Domain:
     outside = [value for value in values if not _holds(key, domain, value)]
     if outside:
-        near = registry.suggestion(str(outside[0]), map(str, getattr(domain, "categories", [])))
-        raise ValueError(f"{key}: {outside[0]!r} is not in this space{near}; it holds {_listed(domain)}")
+        names = [str(value) for value in getattr(domain, "categories", [])] + (list(VARIANTS) if key == LOSS else [])
+        variants = f"; variants may be named too: {', '.join(sorted(VARIANTS.keys() - LOSSES.keys()))}" if key == LOSS else ""
+        near = registry.suggestion(str(outside[0]), names)
+        raise ValueError(f"{key}: {outside[0]!r} is not in this space{near}; it holds {_listed(domain)}{variants}")
     if len(set(map(str, values))) < len(values):
         raise ValueError(f"{key}: a value is given twice in {list(values)}")
     return Categorical(list(values))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import optuna
 import ray
 from mlflow.exceptions import MlflowException
 from ray import tune
@@ -73,6 +74,7 @@ class Suggestions(OptunaSearch):
     """Optuna's TPE, which numbers its points and goes on after those of an earlier session."""
 
     def __init__(self, space: Space, *, first: int, seed: int, begun: list[dict[str, Any]]) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         super().__init__(space=space, metric=GOODNESS, mode="max", seed=seed + first)  # not the points of the session before
         self._begun, self._next, self._trial_seed = list(begun), first, seed
 
@@ -163,7 +165,7 @@ class Notary(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """It spent its budget, ended itself with a reason, or was stopped."""
         last = trial.last_result
-        reason = last.get(ENDED) or f"stopped by {self._told['sweep']['scheduler']} at {last.get(CLOCK, 0.0):g} kimg"
+        reason = last.get(ENDED) or f"stopped by {self._told['sweep']['scheduler']} at {self._spent(last.get(CLOCK, 0.0))}"
         good = last.get(ENDED, "") in ("", SPENT)
         self._note(trial, "FINISHED" if good else "FAILED", reason)
 
@@ -212,6 +214,12 @@ class Notary(tune.Callback):
         self.deliver()
         self._ended += 1
         self._show(self._line(identity, trial.last_result.get(OBJECTIVE), reason))
+
+    def _spent(self, clock: float) -> str:
+        """The clock in words: kimg where budgets are images, else the share of the budget."""
+        if self._told["sweep"]["equal"] == "images":
+            return f"{clock:g} kimg"
+        return f"{clock / self._told['total_kimg']:.0%} of its budget"
 
     def _line(self, identity: Identity, objective: float | None, reason: str) -> str:
         value = "" if objective is None else f"{self._told['objective']} {objective:.4g}, "

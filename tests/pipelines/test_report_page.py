@@ -78,13 +78,20 @@ def test_a_difference_that_luck_explains_is_not_called_one():
 def test_one_seed_has_no_interval_and_no_test():
     rows = [trial(0), trial(1, "wgan"), *repeats(2, 0, "r1", "1:1", (0.7,)), *repeats(6, 1, "wgan", "1:1", (0.6,))]
     assert finding(found(rows)) == (
-        "`r1` at 1:1 is best by score: 0.700 (1 seed, no interval). It shares too few seeds with another configuration for a test."
+        "`r1` at 1:1 leads by score: 0.700 (1 seed, no interval). It shares too few seeds with another configuration for a test."
+    )
+
+
+def test_where_all_complete_trials_are_equal_nothing_is_called_best():
+    rows = [trial(number, score=0.0) for number in range(3)]
+    assert finding(found(rows)) == (
+        "Nothing can be told apart: all 3 complete trials have score 0. Give a larger total_kimg, or another sweep.objective."
     )
 
 
 def test_before_repeats_the_finding_warns_of_luck():
     assert finding(found(screened())) == (
-        "`r1` at 1:1 is best by score: 0.800 (one seed, no interval). It is the best of 3 complete trials by one seed of each, so luck may "
+        "`r1` at 1:1 leads by score: 0.800 (one seed, no interval). It is the best of 3 complete trials by one seed of each, so luck may "
         "have chosen it."
     )
 

@@ -101,6 +101,22 @@ def test_a_guided_search_goes_on_after_its_driver_was_killed(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_population_goes_on_after_its_driver_was_killed(tmp_path):
+    """Members meet again in the round where they were; each has every point once."""
+    words = ["loss.name=[hinge,non_saturating]", "step_ratio=1:1", *LONG[:4], "sweep.scheduler=pbt", "sweep.perturb_kimg=1.6"]
+    more = ["sweep.search=random", "sweep.trials=4", "sweep.name=herd"]
+    process = start(tmp_path, write_config(tmp_path), "smoke+optimizer", *words, *more, command="sweep")
+    wait_until(lambda: len([*(tmp_path / "runs").glob("*/checkpoint_000000003200/checkpoint.json")]) > 1, process)
+    kill(process)
+    found, _, _ = sweep(tmp_path, "--resume", "herd", timeout=300)
+    assert [row.reason for row in found.rows] == ["budget spent"] * 4
+    for row in found.rows:
+        require_every_point_once(found, row, **EVERY)
+    assert any("raygan.exploits" in found.tags(row) for row in found.rows)
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_a_sweep_that_can_go_on(tmp_path):
     import signal
 

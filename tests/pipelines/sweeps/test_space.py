@@ -55,6 +55,11 @@ def test_values_of_a_range_can_be_given():
     [
         ("loss.name", [], r"loss\.name=\[\]: nothing is left to search; give values among: f_gan, "),
         ("loss.name", ["hing"], r"loss\.name: 'hing' is not in this space \(did you mean 'hinge'\?\); it holds f_gan, "),
+        (
+            "loss.name",
+            ["r3gann"],
+            r"'r3gann' is not in this space \(did you mean 'r3gan'\?\); it holds .*; variants may be named too: dcgan, ",
+        ),
         ("step_ratio", ["1:1", "1:1"], r"step_ratio: a value is given twice"),
         ("optimizer.generator.lr", [1.0], r"optimizer\.generator\.lr: 1\.0 is not in this space; it holds 5e-05 to 0\.005"),
     ],

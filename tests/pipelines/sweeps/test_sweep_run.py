@@ -118,6 +118,8 @@ def test_a_trial_is_a_run_like_others(found, monkeypatch, capsys):
     monkeypatch.chdir(found.folder)
     row = found.rows[0]
     assert found.state(row, 3200)["images_seen"] == 3200
+    assert cli.main(["train", "--from-run", found.run.info.run_id, "--print-config"]) == 2
+    assert "is a sweep; take its best.yaml" in capsys.readouterr().err
     assert cli.main(["train", "--from-run", row.run_id, "--print-config"]) == 0
     assert "name: hinge" in capsys.readouterr().out
 
