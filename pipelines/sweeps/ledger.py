@@ -167,7 +167,7 @@ class Ending(NamedTuple):
 def end_trial(tracker: Tracker, sweep: str, ending: Ending) -> None:
     """Set why a trial ended, what it had spent, and its final status; calling it again changes nothing.
 
-    A trial that spent its budget also gets its last scores under their bare names: MLflow draws these first, and plots by them compare
+    A trial that spent its budget also gets its last scores under their bare names (MLflow's section "Model metrics"): plots by them compare
     like with like.
     """
     run_id = run_of(tracker, sweep, ending.identity.number)
