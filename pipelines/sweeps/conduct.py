@@ -63,7 +63,7 @@ def _start(plan: SweepPlan, words: str, resumed: str | None, stack: ExitStack) -
     # Without the dashboard Ray Train does not give back what the workers of a killed trial held.
     stack.enter_context(launch.connected(dashboard=config.sweep.workers_per_trial > 1, environment=tuning.environment()))
     stack.enter_context(_only_driver_of_the_cluster(name))
-    slots = tuning.slots(config, tuning.cluster_resources())
+    slots = tuning.slots(config, ray.cluster_resources())
     launch.require_reachable_from_all_nodes(tracker.uri)
     credentials = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_TRACKING_")}
     told: Told = {

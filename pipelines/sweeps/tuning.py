@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import optuna
-import ray
 from mlflow.exceptions import MlflowException
 from ray import tune
 from ray.tune.experiment.trial import Trial
@@ -237,9 +236,3 @@ def environment() -> dict[str, str]:
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
     }
-
-
-def cluster_resources() -> Mapping[str, float]:
-    """What the connected cluster has."""
-    found: Mapping[str, float] = ray.cluster_resources()
-    return found
