@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gan_core.networks import _noise
+from gan_core import keyed_noise
 from gan_core.networks._equalised import EPSILON, EqualisedConv, EqualisedLinear, ModulatedConv
 from gan_core.networks._filters import Blur, doubled
 from gan_core.networks._resolutions import POWERS, require_resolution
@@ -56,7 +56,7 @@ class StyledLayer(nn.Module):
     ) -> Float[Tensor, "batch width_out out_height out_width"]:
         features = self.convolution(features, w)
         if self.noise_strength is not None and self.stream is not None:
-            noise = _noise.normals(keys, self.stream, 1, *features.shape[2:])
+            noise = keyed_noise.normals(keys, self.stream, 1, *features.shape[2:]).to(self.noise_strength.dtype)
             features = features + (self.noise_strength * noise).to(features.dtype)
         return _activated(features + self.bias.to(features.dtype)[:, None, None])
 
@@ -107,7 +107,7 @@ class Generator(nn.Module):
     def forward(
         self, z: Float[Tensor, "batch z_dim"], labels: Int64[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch channels height width"]:
-        images = self.synthesise(self.styles(z, labels), _noise.keys(z))
+        images = self.synthesise(self.styles(z, labels), keyed_noise.keys(z))
         return images if self.training else images.clamp(-1.0, 1.0)
 
     def map(self, z: Float[Tensor, "batch z_dim"], labels: Int64[Tensor, " batch"] | None = None) -> Float[Tensor, "batch w_dim"]:
@@ -123,10 +123,10 @@ class Generator(nn.Module):
         w = self.map(z, labels)[:, None].expand(-1, self.layers, -1)
         if not self.training or self.style_mixing == 0.0:
             return w
-        keys = _noise.keys(z)
-        chance, place = _noise.uniforms(keys, MIXED, 2).unbind(1)
+        keys = keyed_noise.keys(z)
+        chance, place = keyed_noise.uniforms(keys, MIXED, 2).unbind(1)
         crossover = torch.where(chance < self.style_mixing, 1 + (place * (self.layers - 1)).long(), self.layers)
-        other = self.map(_noise.normals(keys, SECOND_Z, self.z_dim).to(z.dtype), labels)
+        other = self.map(keyed_noise.normals(keys, SECOND_Z, self.z_dim).to(z.dtype), labels)
         from_there_on = torch.arange(self.layers, device=z.device) >= crossover[:, None]
         return torch.where(from_there_on[:, :, None], other[:, None], w)
 

@@ -37,6 +37,26 @@ CASES = {
     },
     "accumulated, penalised": {"accumulation_steps": 2, "regularizers__gp_lambda": 1.0, "regularizers__lecam_lambda": 1.0},
     "conditional, penalised": {"network__conditional": True, "regularizers__r1_gamma": 1.0, "regularizers__r2_gamma": 1.0},
+    "augmented": {"augment__name": "diffaugment", "augment__mirror": True, "loss__name": "relativistic", "accumulation_steps": 2},
+    "adaptively augmented": {
+        "augment__name": "ada",
+        "augment__full_kimg": 0.1,
+        "augment__target": 0.1,
+        "regularizers__r1_gamma": 1.0,
+        "diagnostics__images": 5,
+    },
+    "stylegan2, path length": {
+        "network": {
+            "name": "stylegan2",
+            "z_dim": 6,
+            "generator": {"capacity": 32, "max_width": 4, "w_dim": 5, "mapping_layers": 2},
+            "discriminator": {"capacity": 32, "max_width": 4, "minibatch_stddev_group": 2},
+        },
+        "regularizers__path_length_weight": 2.0,
+        "regularizers__path_length_interval": 2,
+        "regularizers__r1_gamma": 1.0,
+        "accumulation_steps": 2,
+    },
     "steered ratio": {
         "step_ratio_schedule__advantage_low": 0.2,
         "step_ratio_schedule__advantage_high": 0.4,
