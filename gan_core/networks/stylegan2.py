@@ -57,7 +57,7 @@ class StyledLayer(nn.Module):
         features = self.convolution(features, w)
         if self.noise_strength is not None and self.stream is not None:
             noise = _noise.normals(keys, self.stream, 1, *features.shape[2:])
-            features = features + (self.noise_strength * noise).to(features.dtype)
+            features = features + self.noise_strength * noise.to(features.dtype)
         return _activated(features + self.bias.to(features.dtype)[:, None, None])
 
 
