@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ def down(width_in, width_out, *, inner, skip):
     return (9 * width_in + 1) * inner + (9 * inner + 1) * width_out + (width_in + 1) * width_out * skip
 
 
-# 1802.05957, appendix B.4, tables 4, 5 and 6, verified: what dense gives, maps after each block up; maps after each block of D, how many halve.
+# 1802.05957, appendix B.4, tables 4 to 6, verified: places and maps after dense, maps after each block; those of D, how many halve.
 TABLES = {
     32: (4, [256, 256, 256, 256], [128, 128, 128, 128], 2),
     48: (6, [512, 256, 128, 64], [64, 128, 256, 512, 1024], 4),
@@ -32,7 +33,7 @@ def test_there_are_as_many_parameters_as_the_papers_tables_have(resolution):
     expected = 129 * g[0] * base**2 + sum(map(up, g, g[1:])) + 2 * g[-1] + (9 * g[-1] + 1) * 3
     assert size(sngan, "generator", resolution, z_dim=128) == expected
     expected = down(3, d[0], inner=d[0], skip=True) + d[-1] + 1
-    for index, (width_in, width_out) in enumerate(zip(d, d[1:]), start=1):
+    for index, (width_in, width_out) in enumerate(pairwise(d), start=1):
         expected += down(width_in, width_out, inner=width_in, skip=index < halvings or width_in != width_out)
     assert size(sngan, "discriminator", resolution) == expected
 
@@ -73,7 +74,7 @@ def test_classes_have_their_own_gains_and_shifts():
     layer = sngan.Normalisation(4, 3, "batch")
     features = 5.0 + 2.0 * torch.randn(64, 4, 8, 8)
     labels = torch.arange(64) % 3
-    layer.gain.weight.data[1], layer.bias.data = 3.0, None
+    layer.gain.weight.data[1] = 3.0
     layer.bias.weight.data[2] = 7.0
     normal = layer(features, labels)
     expected = functional.batch_norm(features, None, None, training=True)

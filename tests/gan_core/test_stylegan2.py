@@ -186,14 +186,14 @@ def test_mixing_takes_another_w_from_a_random_layer_on():
 def test_mixing_leaves_the_layers_before_the_crossover_as_they_are():
     generator = small(noise=False)
     first, second = torch.randn(2, 1, 6)
+    outputs = []
+    for layer in generator.styled:
+        layer.register_forward_hook(lambda _, __, output: outputs.append(output))
     for crossover in range(1, generator.layers):
         w = torch.cat([first[:, None].expand(-1, crossover, -1), second[:, None].expand(-1, generator.layers - crossover, -1)], 1)
-        outputs = []
-        handles = [layer.register_forward_hook(lambda _, __, output: outputs.append(output)) for layer in generator.styled]
+        outputs.clear()
         generator.synthesise(first)
         generator.synthesise(w)
-        for handle in handles:
-            handle.remove()
         plain, mixed = outputs[: len(generator.styled)], outputs[len(generator.styled) :]
         assert [torch.equal(a, b) for a, b in zip(plain, mixed, strict=True)] == [layer < crossover for layer in range(5)]
 
