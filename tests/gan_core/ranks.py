@@ -20,6 +20,19 @@ from tests.support import tiny_trainer
 
 RATIOS = ["1:1", "3:1", "1:2"]
 DCGAN = {"network__name": "dcgan", "network__generator__width": 4, "network__discriminator__width": 4}
+STYLEGAN2 = {
+    "network__name": "stylegan2",
+    "network__generator": {"capacity": 32, "w_dim": 6, "mapping_layers": 2},
+    "network__discriminator": {"capacity": 32},
+    "regularizers__r1_gamma": 1.0,
+    "regularizers__r1_interval": 2,
+}
+R3GAN = {
+    "network__name": "r3gan",
+    "network__generator": {"width": 4, "max_width": 8},
+    "network__discriminator": {"width": 4, "max_width": 8},
+    "variant": "r3gan",
+}
 FREE_OF_BATCH = {"network__generator__norm": "layer", "network__discriminator__norm": "layer"}
 CASES = {
     f"{name} {ratio}": {**options, "step_ratio": ratio}
@@ -27,6 +40,9 @@ CASES = {
     for ratio in RATIOS
 } | {
     "spectral norm": {"regularizers__spectral_norm": True},
+    "stylegan2": STYLEGAN2,
+    "r3gan": R3GAN,
+    "r3gan conditional": {**R3GAN, "network__conditional": True},
     "clipped weights": {"variant": "wgan"},
     "packed": {"network__packing": 2},
     "packed, penalised": {
