@@ -13,12 +13,13 @@ from gan_core.divergences import DIVERGENCES
 from gan_core.losses import LOSSES
 from gan_core.measures import MEASURES
 from gan_core.regularizers import REGULARIZERS
-from gan_core.sections import StepRatioScheduleConfig
+from gan_core.sections import AugmentConfig, StepRatioScheduleConfig
 from gan_core.variants import VARIANTS
 from pipelines import apart
 from pipelines.sweeps.config import SweepConfig
 from tests.support import tiny_trainer
 
+SMALL = {"capacity": 16, "max_width": 4}
 TEXT = (Path(__file__).parent.parent / "REFERENCE.md").read_text()
 
 
@@ -86,6 +87,22 @@ def test_every_key_of_the_step_ratios_schedule_is_in_the_table_with_its_default(
         assert row[1] == ("null" if default is None else f"{default:g}" if isinstance(default, float) else default)
 
 
+def test_every_augmentation_is_in_the_table_with_its_options():
+    names_of_both = names("Augmentation")
+    known = registry.choices("gan_core.augmentations")
+    assert sorted(names_of_both[: len(known)]) == known
+    fields = AugmentConfig.model_fields
+    assert names_of_both[len(known) :] == [key for key in fields if key not in ("name", "mirror")]
+    for row in rows("Augmentation")[: len(known)]:
+        module = registry.find("gan_core.augmentations", row[0].strip("`"))
+        assert re.findall(r"`(\w+)`", row[2]) == list(inspect.signature(module.augmentation).parameters)
+    defaults = {row[0].strip("`"): row[1] for row in rows("Augmentation")[len(known) + 2 :]}
+    assert [defaults[key] for key in ("target", "full_kimg")] == [f"{fields[key].default:g}" for key in ("target", "full_kimg")]
+    for name in known:
+        default = registry.find("gan_core.augmentations", name).PROBABILITY
+        assert f"{'null' if default is None else f'{default:g}'} for `{name}`" in defaults["probability"]
+
+
 def test_every_space_is_in_the_table_with_the_keys_that_it_searches():
     assert sorted(names("Search spaces")[: len(rows("Search spaces"))]) == registry.choices("tune_spaces")
     for row in rows("Search spaces"):
@@ -143,6 +160,9 @@ def test_every_logged_metric_is_in_the_table_and_every_metric_there_is_logged():
     band = {"advantage_low": 0.1, "advantage_high": 0.9, "adjust_kimg": 0.016}
     found = logged(**penalties, regularizers__r1_interval=2, **{f"step_ratio_schedule__{key}": value for key, value in band.items()})
     found |= logged(data__name="ring2d", data__count=500, network__generator__output="linear")
+    found |= logged(augment__name="ada")
+    path_length = {"regularizers__path_length_weight": 2.0, "regularizers__path_length_interval": 2}
+    found |= logged(network={"name": "stylegan2", "z_dim": 4, "generator": SMALL, "discriminator": SMALL}, **path_length)
     of_the_pipelines = {name for name in names("Metrics") if name.startswith(("startup/", "timing/"))}  # tested beside the command
     of_the_pipelines |= {"progress/images_seen", apart.CLOCK}
     assert set(names("Metrics")) == found | of_the_pipelines
