@@ -8,6 +8,7 @@ Images are brought to 32x32. Writes a table and a picture for each network to te
 
 import argparse
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -18,23 +19,29 @@ from gan_core.config import GanConfig
 from gan_core.overrides import merge, parse, validate
 
 RESULTS = Path(__file__).parent / "results"
-BOTH = ("network.generator", "network.discriminator")
-LR = ("optimizer.generator.lr", "optimizer.discriminator.lr")
-# Widths and learning rates from short trials on MNIST; see LOG.md. `kimg` is what two to three minutes of one core allow.
+PLAYERS = ("generator", "discriminator")
+
+
+def both(lr, **options):
+    """Overrides that give the two players one learning rate and the same options."""
+    return {f"optimizer.{player}.lr": lr for player in PLAYERS} | {f"network.{player}": options for player in PLAYERS}
+
+
+# Sizes, rates and penalties from short trials on MNIST; see LOG.md. The number is the budget in kimg: two to three minutes of one core.
 NETWORKS = {
-    "mlp": ({"variant": "dcgan", **dict.fromkeys(BOTH, {"hidden_width": 256}), **dict.fromkeys(LR, 5e-4)}, 200.0),
-    "dcgan": ({"variant": "dcgan", **dict.fromkeys(BOTH, {"width": 16}), **dict.fromkeys(LR, 5e-4)}, 60.0),
-    "sngan": ({"variant": "sngan_hinge", **dict.fromkeys(BOTH, {"width": 8}), **dict.fromkeys(LR, 1e-3)}, 60.0),
+    "mlp": ({"variant": "dcgan", **both(5e-4, hidden_width=256)}, 200.0),
+    "dcgan": ({"variant": "dcgan", **both(5e-4, width=16)}, 60.0),
+    "sngan": ({"variant": "sngan_hinge", **both(1e-3, width=8)}, 60.0),
     "stylegan2": (
         {
             "variant": "r1",
-            "network.generator": {"capacity": 512, "max_width": 64, "w_dim": 64, "mapping_layers": 4},
-            "network.discriminator": {"capacity": 512, "max_width": 64},
-            **dict.fromkeys(LR, 2.5e-3),
+            **both(2.5e-3, capacity=512, max_width=64),
+            "network.generator.w_dim": 64,
+            "network.generator.mapping_layers": 4,
         },
         30.0,
     ),
-    "r3gan": ({"variant": "r3gan", **dict.fromkeys(BOTH, {"width": 16, "max_width": 64}), **dict.fromkeys(LR, 1e-3)}, 30.0),
+    "r3gan": ({"variant": "r3gan", **both(1e-3, width=16, max_width=64)}, 30.0),
 }
 SCORES = ("kid_pixels", "kid_random_conv", "fd_random_conv")
 
@@ -49,7 +56,7 @@ def config(name, given, kimg):
         "total_kimg": kimg,
         "seed": given.seed,
         "ema_halflife_kimg": 2.0,
-        "schedule": {key: kimg / 3 for key in ("report_kimg", "sample_kimg", "evaluate_kimg", "checkpoint_kimg")} | {"sample_count": 80},
+        "schedule": dict.fromkeys(("report_kimg", "sample_kimg", "evaluate_kimg", "checkpoint_kimg"), kimg / 3) | {"sample_count": 80},
         "evaluation": {"extractor": {"name": "random_conv"}, "metrics": ["kernel_distance", "frechet_distance"], "fake_count": 2000},
     }
     return validate(merge(merge(tree, NETWORKS[name][0]), dict(map(parse, given.override))), GanConfig)
@@ -105,7 +112,7 @@ def main():
     for name in given.network:
         settings, rows, sizes, seconds, in_all, agreement = run(name, given, given.folder)
         scores = [list(values) for values in zip(*rows, strict=True)]
-        falling = all(later < before for values in scores for before, later in zip(values, values[1:], strict=False))
+        falling = all(later < before for values in scores for before, later in pairwise(values))
         below = all(values[-1] < 0.5 * values[0] for values in scores)
         cells = [name, settings.variant, settings.step_ratio, *(f"{size:,}" for size in sizes), f"{settings.total_kimg:g}"]
         cells += [f"{seconds:.0f}", f"{in_all:.0f}", *(", ".join(f"{value:.4g}" for value in values) for values in scores)]
