@@ -24,7 +24,7 @@ PLAYERS = ("generator", "discriminator")
 
 def both(lr, **options):
     """Overrides that give the two players one learning rate and the same options."""
-    return {f"optimizer.{player}.lr": lr for player in PLAYERS} | {f"network.{player}": options for player in PLAYERS}
+    return {f"optimizer.{player}.lr": lr for player in PLAYERS} | {f"network.{player}": dict(options) for player in PLAYERS}
 
 
 # Sizes, rates and penalties from short trials on MNIST; see LOG.md. The number is the budget in kimg: two to three minutes of one core.
