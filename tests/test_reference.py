@@ -7,12 +7,15 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import torch
 
 from gan_core import registry
+from gan_core.config import SUPPLIED_BY_DATA
 from gan_core.divergences import DIVERGENCES
 from gan_core.losses import LOSSES
 from gan_core.measures import MEASURES
 from gan_core.regularizers import REGULARIZERS
+from gan_core.schema import keyword_schema
 from gan_core.sections import AugmentConfig, StepRatioScheduleConfig
 from gan_core.variants import VARIANTS
 from pipelines import apart
@@ -73,6 +76,20 @@ def test_every_penalty_is_in_the_table_with_its_weight():
     for row in rows("Penalties"):
         regularizer = REGULARIZERS[row[0].strip("`")]
         assert row[1] == f"`{regularizer.weight_key}`" + (" / 2" if regularizer.factor == 0.5 else "")
+
+
+def test_every_network_is_in_the_table_with_its_options_and_its_size():
+    assert names("Networks")[: len(rows("Networks"))] == registry.choices("gan_core.networks")
+    for row in rows("Networks"):
+        module = registry.find("gan_core.networks", row[0].strip("`"))
+        for cell, player in ((row[3], module.generator), (row[4], module.discriminator)):
+            assert re.findall(r"`(\w+)`", cell) == list(keyword_schema(player, supplied=SUPPLIED_BY_DATA | {"z_dim"}).model_fields)
+        for cell, resolution in ((row[5], 32), (row[6], 128)):
+            shape = {"resolution": resolution, "channels": 3, "num_classes": 0}
+            with torch.device("meta"):
+                players = module.generator(**shape, z_dim=64), module.discriminator(**shape)
+            counts = [sum(parameter.numel() for parameter in player.parameters()) for player in players]
+            assert cell == "{:,} and {:,}".format(*counts)
 
 
 def test_every_divergence_is_in_the_table():

@@ -2,7 +2,8 @@
 
 Each stage has residual blocks of 1x1, grouped 3x3 and 1x1 convolutions with leaky ReLU between, and one change of resolution by linear
 interpolation. Instead of normalisation, Fixup's initialisation (1901.09321). The paper's FFHQ-256 is `width: 96, max_width: 768`,
-its CIFAR-10 `width: 768, max_width: 768`.
+its FFHQ-64 `width: 384`, its CIFAR-10 and Stacked-MNIST `width: 768`. Interpolation is between the centres of pixels, [1, 3, 3, 1] when
+doubling and [1, 1] when halving; the paper's appendix E speaks of [1, 2, 1], which moves images by half a pixel.
 """
 
 import math
