@@ -15,7 +15,6 @@ from torch import Tensor
 from gan_core.datatypes import Batch
 
 Generate = Callable[[Batch], Tensor]
-Features = Callable[[Tensor], Tensor]
 COARSEST = 4  # pixels
 AT_ONCE = 256
 
@@ -40,15 +39,9 @@ def learning_rate(step: int, steps: int) -> float:
     return falling * min(1.0, done / 0.05)
 
 
-def distance(
-    images: Float[Tensor, "batch C H W"], picture: Float[Tensor, "1 C H W"], features: Features | None = None
-) -> Float[Tensor, " batch"]:
-    """Mean squared differences of pixels, summed over resolutions halved down to COARSEST; and of features, over their mean square."""
-    if features is not None:
-        wanted = features(picture)
-        total = (features(images) - wanted).square().mean(1) / wanted.square().mean()
-    else:
-        total = torch.zeros(len(images), device=images.device, dtype=images.dtype)
+def distance(images: Float[Tensor, "batch C H W"], picture: Float[Tensor, "1 C H W"]) -> Float[Tensor, " batch"]:
+    """Mean squared differences of pixels, summed over resolutions halved down to COARSEST; the coarse ones lead."""
+    total = torch.zeros(len(images), device=images.device, dtype=images.dtype)
     while True:
         total = total + (images - picture).square().flatten(1).mean(1)
         if images.shape[-1] < 2 * COARSEST:
@@ -64,21 +57,20 @@ def project(
     starts: int = 8,
     steps: int = 500,
     rate: float = 0.1,
-    features: Features | None = None,
 ) -> Projection:
     """Adam from the `starts` nearest of `candidates` (latents with their classes, which are kept), `steps` steps; the best that was met.
 
     `picture` is in [-1, 1]. `generate` makes images of a batch of latents, and lets gradients through.
     """
     with torch.no_grad():
-        drawn = torch.cat([distance(generate(part), picture, features) for part in candidates.split(AT_ONCE)])
+        drawn = torch.cat([distance(generate(part), picture) for part in candidates.split(AT_ONCE)])
     chosen = drawn.argsort(stable=True)[:starts]
     labels = None if candidates.labels is None else candidates.labels[chosen]
     latents = candidates.inputs[chosen].clone().requires_grad_(True)
     best, best_latents = drawn[chosen].clone(), latents.detach().clone()
     optimizer = torch.optim.Adam([latents])
     for step in range(steps + 1):
-        distances = distance(generate(Batch(latents, labels)), picture, features)
+        distances = distance(generate(Batch(latents, labels)), picture)
         better = distances.detach() < best
         best = torch.where(better, distances.detach(), best)
         best_latents = torch.where(better[:, None], latents.detach(), best_latents)

@@ -114,19 +114,17 @@ def centre_of(generator: nn.Module, *, z_dim: int, num_classes: int) -> Float[Te
     return torch.stack(sums).div(CENTRE_SEEDS).to(place.dtype)
 
 
-def require_truncation(model: Truncated, truncation: float | None) -> float:
-    """`truncation`, or for None the value that changes nothing.
+def require_truncation(generator: nn.Module, truncation: float | None) -> float:
+    """`truncation` for this generator, made truncatable or not; for None the value that changes nothing.
 
     Raises:
-        ValueError: it is not one for this space.
+        ValueError: it is not one for the space that the generator is truncated in.
     """
+    in_w = isinstance(generator, HasW)
     if truncation is None:
-        return model.off
-    in_w = isinstance(model, TruncatedInW)
+        return TruncatedInW.off if in_w else TruncatedInZ.off
     if in_w and not 0.0 <= truncation <= 1.0:
-        raise ValueError(
-            f"truncation: this generator is truncated in w, by a factor from 0 (the mean image) to 1 (off), given {truncation:g}"
-        )
+        raise ValueError(f"truncation: this generator's w is drawn to its mean by a factor from 0 to 1 (off), given {truncation:g}")
     if not in_w and not truncation > 0.0:
         raise ValueError(f"truncation: this generator's z is cut at so many standard deviations, above 0, such as 1, given {truncation:g}")
     return truncation

@@ -23,8 +23,8 @@ class GeneratorModel(PythonModel):  # type: ignore[misc]  # mlflow has no types
     """Predicts images [rows, height, width, channels] from a table with a `seed`, and for class-conditional models a `label`.
 
     Seed i always gives image i, to the rounding of another batch size. Images are uint8; generators of 2-D points give float32
-    [rows, 1, 1, 2]. The parameter `format` = "png" gives base64 texts instead. `truncation` trades variety for quality: a factor from 0 to 1
-    about the mean of w, or where there is no w, the number of standard deviations that z is cut at; None is off.
+    [rows, 1, 1, 2]. The parameter `format` = "png" gives base64 texts instead. `truncation` trades variety for quality: a factor from 0 to
+    1 about the mean of w, or where there is no w, the number of standard deviations that z is cut at; None is off.
     """
 
     def load_context(self, context: Any) -> None:

@@ -121,8 +121,8 @@ def _model(uri: str, tracker: Tracker) -> Trained:
                 )
             except Exception as error:  # each kind of artifact store has its own exceptions
                 raise ValueError(
-                    f"the model {uri} cannot be loaded: {name} could not be fetched from {tracker.uri} ({str(error).splitlines()[0]}); it is "
-                    f"not one of raygan's generators, or the store is away"
+                    f"the model {uri} cannot be loaded: {name} could not be fetched from {tracker.uri} ({str(error).splitlines()[0]}); "
+                    f"it is not one of raygan's generators, or the store is away"
                 ) from None
         return Trained(uri, *_read(uri, Path(folder)), run_id=place.run_id)
 
