@@ -25,7 +25,6 @@ def label_of(seed: int, num_classes: int, label: int | None) -> int:
     return seed % num_classes if label is None else label
 
 
-@torch.no_grad()
 def images_of_seeds(
     model: Truncated, first_seed: int, count: int, *, z_dim: int, num_classes: int, label: int | None, truncation: float
 ) -> Iterator[Float[Tensor, "few channels height width"]]:
@@ -40,7 +39,8 @@ def images_of_seeds(
         labels = None
         if num_classes:
             labels = torch.tensor([label_of(start + i, num_classes, label) for i in range(BLOCK)], device=place.device)
-        images: Tensor = model(z, labels, cut)
+        with torch.no_grad():
+            images: Tensor = model(z, labels, cut)
         yield images[max(first_seed - start, 0) : first_seed + count - start]
 
 

@@ -18,13 +18,15 @@ AT_ONCE = 1000
 
 @runtime_checkable
 class HasW(Protocol):
-    """A generator of two parts: `synthesise(map(z, labels))` is its image. `map` gives w [batch, w_dim]; `synthesise` also takes
-    [batch, layers, w_dim].
+    """A generator of two parts: its image of z is `synthesise(map(z, labels), noise_keys(z))`, in [-1, 1] once it is clamped.
+
+    `map` gives w [batch, w_dim]; `synthesise` also takes [batch, layers, w_dim], and one noise for all images where keys are None. A
+    generator without noise needs no `noise_keys`.
     """
 
     def map(self, z: Tensor, labels: Tensor | None = None) -> Tensor: ...
 
-    def synthesise(self, w: Tensor) -> Tensor: ...
+    def synthesise(self, w: Tensor, keys: Tensor | None = None) -> Tensor: ...
 
 
 def truncated_normal(z: Float[Tensor, "batch z_dim"], threshold: Float[Tensor, ""]) -> Float[Tensor, "batch z_dim"]:
@@ -75,7 +77,8 @@ class TruncatedInW(nn.Module):
     def forward(
         self, z: Float[Tensor, "batch z_dim"], labels: Int64[Tensor, " batch"] | None, truncation: Float[Tensor, ""]
     ) -> Float[Tensor, "batch channels height width"]:
-        return self.synthesise(self.map(z, labels, truncation))
+        keys_of = getattr(self.generator, "noise_keys", None)
+        return self.synthesise(self.map(z, labels, truncation), None if keys_of is None else keys_of(z))
 
     def map(
         self, z: Float[Tensor, "batch z_dim"], labels: Int64[Tensor, " batch"] | None, truncation: Float[Tensor, ""]
@@ -84,10 +87,12 @@ class TruncatedInW(nn.Module):
         assert isinstance(self.generator, HasW)
         return shrunk(self.generator.map(z, labels), self.centre if labels is None else self.centre[labels], truncation)
 
-    def synthesise(self, w: Float[Tensor, "batch *layers w_dim"]) -> Float[Tensor, "batch channels height width"]:
-        """The images of w."""
+    def synthesise(
+        self, w: Float[Tensor, "batch *layers w_dim"], keys: Int64[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The images of w, in [-1, 1]."""
         assert isinstance(self.generator, HasW)
-        return self.generator.synthesise(w)
+        return self.generator.synthesise(w, keys).clamp(-1.0, 1.0)
 
 
 Truncated = TruncatedInZ | TruncatedInW
