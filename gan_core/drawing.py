@@ -1,8 +1,8 @@
 """Images as functions of their seeds, bit for bit, whatever else is drawn with them.
 
-Matrix products may round otherwise for another batch size: of an MLP's images 1 value in 10^5 changed by a grey level between batches of 2
-and of 256. So images are computed in blocks of BLOCK consecutive seeds, from multiples of BLOCK, however few of them are asked for. That
-costs at most two blocks more than were asked for, and on CPUs, for small networks, a third of the speed of large batches.
+Matrix products may round otherwise for another batch size: of an MLP's images 2 of 401,408 values changed by a grey level between batches
+of 2 and of 512. So images are computed in blocks of BLOCK consecutive seeds, from multiples of BLOCK, however few of them are asked for.
+That costs at most two blocks more than were asked for, and on CPUs up to a third of the speed that small networks have in large batches.
 The same bits need the same software on the same kind of processor, and one thread on CPUs (`one_thread`).
 """
 

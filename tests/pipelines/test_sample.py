@@ -143,7 +143,8 @@ def test_an_interruption_leaves_no_file(here, tmp_path, workers):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     status, out, err = finish(process, timeout=60)
-    assert (status, out) == (130, ""), err
+    assert status == 130, err
+    assert "images  " not in out  # Ray itself says there that its actors died
     assert "interrupted; nothing was written" in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
