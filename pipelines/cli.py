@@ -11,6 +11,7 @@ COMMANDS = {
     "sweep": "search losses, ratios and other settings with Ray Tune, compared in MLflow",
     "report": "a page of what a sweep found, from MLflow",
     "evaluate": "judge runs, checkpoints, models or folders of images against real images",
+    "sample": "draw images from a trained generator, show its classes, films and projections, or export it",
     "theory": "check what the textbook says of GANs, and draw it",
 }
 

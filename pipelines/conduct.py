@@ -44,6 +44,7 @@ def run(plan: Plan, ready: Ready, *, local: bool) -> int:
             tracker = tracking.connect(config.mlflow.tracking_uri, config.mlflow.experiment)
             if plan.resume:
                 tracker = tracking.require_continuation(tracker, plan.resume, config, dataset, local=local)
+            export.require_registry(tracker, config.mlflow.registered_model)
             clock.lap("tracking")
             launch = _launcher(config, tracker, stack, local=local)
             clock.lap("ray")
@@ -89,6 +90,9 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
                 patiently(lambda: _take_scores(ride, outcome), config.mlflow.delivery_timeout_seconds, say)
             clock.worker_laps(outcome)
             model = patiently(lambda: _finish(ride, outcome, clock), config.mlflow.delivery_timeout_seconds, say)
+            if config.mlflow.registered_model is not None:
+                version = patiently(lambda: _register(ride, outcome, model), config.mlflow.delivery_timeout_seconds, say)
+                model = f"{version} ({model})"
     except KeyboardInterrupt:
         end_early(tracker, run_id, "KILLED")
         print(f"\ninterrupted; {remedy}", file=sys.stderr)
@@ -129,6 +133,16 @@ def _finish(ride: Ride, outcome: Outcome, clock: "Stopwatch") -> str:
     tracker.client.set_tag(run_id, "raygan.precision", outcome["precision"])
     tracker.client.set_terminated(run_id, "FINISHED")
     return model
+
+
+def _register(ride: Ride, outcome: Outcome, model: str) -> str:
+    """Make the model a version of the registered model that the config names; returns its address."""
+    config, name = ride.plan.config, ride.plan.config.mlflow.registered_model
+    assert name is not None, "asked for only where the config names one"
+    objective, _ = evaluation.objective(config.gan(), ride.dataset)
+    scores = outcome["last_scores"]
+    tags = {"raygan.score": f"{objective.removeprefix(evaluation.PREFIX)} {scores[objective]:.6g}"} if objective in scores else {}
+    return export.register(ride.tracker, name, model, ride.run_id, tags=tags)
 
 
 def _again(ride: Ride) -> str:

@@ -58,11 +58,15 @@ JOB_FREE_ON_RESUME = (*FREE_ON_RESUME, *_FREE_OF_RAY, "mlflow.")
 
 
 class MlflowConfig(Section):
-    """MLflow: `tracking_uri: null` is $MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
+    """MLflow: `tracking_uri: null` is $MLFLOW_TRACKING_URI, else mlflow.db in the working directory.
+
+    With `registered_model` the generator of a finished run becomes the newest version of that model, models:/NAME/latest.
+    """
 
     tracking_uri: str | None = None
     experiment: str = "raygan"
     run_name: str | None = None
+    registered_model: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = None
     system_metrics: bool = True
     delivery_timeout_seconds: Annotated[float, Field(gt=0.0)] = 60.0
 

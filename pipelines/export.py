@@ -1,4 +1,4 @@
-"""The averaged generator as an MLflow model that loads where only mlflow and torch are installed."""
+"""The averaged generator as an MLflow model: loads where only mlflow and torch are installed, and, by raygan, without running its code."""
 
 import importlib.metadata
 import tempfile
@@ -11,24 +11,24 @@ import pandas as pd
 import torch
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema, TensorSpec
-from torch import nn
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-from gan_core import checkpoint
-from gan_core.building import build_networks
+from gan_core import checkpoint, portable
 from gan_core.config import GanConfig
 from gan_core.datatypes import ImageDataset
+from gan_core.portable import Description, Portable, Shape
+from gan_core.truncation import Truncated, TruncatedInW, truncatable
 from pipelines.tracking import Tracker
 
-MODEL_NAME = "generator"
+MODEL_NAME, PROGRAM = "generator", "generator.pt2"
+PACKAGES = ("mlflow", "torch", "numpy", "pillow")
 
 
 def log_generator(tracker: Tracker, run_id: str, config: GanConfig, dataset: ImageDataset, folder: Path) -> str:
     """Log the averaged generator of the checkpoint in `folder` to the run; returns the model's URI."""
     state = checkpoint.load(folder)
-    generator, _ = build_networks(config, dataset)
-    generator.load_state_dict(state["g_ema"])
-    generator.eval().requires_grad_(False)
+    shape = portable.shape_of(config, dataset)
+    description = Description(shape=shape, images_seen=state["images_seen"], content_hash=dataset.content_hash, gan=config)
     model = tracker.client.create_logged_model(
         tracker.experiment_id,
         name=MODEL_NAME,
@@ -38,47 +38,82 @@ def log_generator(tracker: Tracker, run_id: str, config: GanConfig, dataset: Ima
     )
     with tempfile.TemporaryDirectory(prefix="raygan-") as temporary:
         saved = Path(temporary) / "model"
-        save_model(saved, generator, config, dataset)
+        save_model(saved, Portable(portable.build(config, shape, state["g_ema"]), description))
         tracker.client.log_model_artifacts(model.model_id, str(saved))
     tracker.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     tracker.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=state["images_seen"])])
     return f"models:/{model.model_id}"
 
 
-def save_model(path: Path, generator: nn.Module, config: GanConfig, dataset: ImageDataset) -> None:
-    """Write the model folder: an exported program, the code that feeds it, a signature and the packages it needs."""
-    conditional, points = config.network.conditional, dataset.images.dtype != torch.uint8
+def save_model(path: Path, made: Portable) -> None:
+    """Write the model folder: an exported program, the code that feeds it, a signature and the packages it needs; and beside them the
+    files of gan_core.portable, which are all that raygan itself reads.
+    """
+    shape, z_dim = made.description.shape, made.description.gan.network.z_dim
+    model = truncatable(made.generator, z_dim=z_dim, num_classes=shape.num_classes)
     with tempfile.TemporaryDirectory(prefix="raygan-") as temporary:
-        program = Path(temporary) / "generator.pt2"
-        torch.export.save(_exported(generator, config.network.z_dim, dataset.num_classes if conditional else 0), program)
+        program = Path(temporary) / PROGRAM
+        save_program(program, model, z_dim, shape)
         mlflow.pyfunc.save_model(
             path,
             python_model=str(Path(__file__).with_name("generator_model.py")),
             artifacts={"generator": str(program)},
             model_config={
-                "z_dim": config.network.z_dim,
-                "num_classes": dataset.num_classes if conditional else 0,
-                "points": points,
+                "z_dim": z_dim,
+                "num_classes": shape.num_classes,
+                "points": shape.points,
+                "truncated_in": "w" if isinstance(model, TruncatedInW) else "z",
             },
-            input_example=pd.DataFrame({"seed": [0, 1], "label": [0, 1]} if conditional else {"seed": [0, 1]}),
-            signature=_signature(dataset, conditional=conditional, points=points),
-            pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in ("mlflow", "torch", "numpy")],
+            input_example=pd.DataFrame({"seed": [0, 1], "label": [0, 1]} if shape.num_classes else {"seed": [0, 1]}),
+            signature=_signature(shape),
+            pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in PACKAGES],
         )
+    portable.save(path, made)
 
 
-def _exported(generator: nn.Module, z_dim: int, num_classes: int) -> torch.export.ExportedProgram:
+def save_program(path: Path, model: Truncated, z_dim: int, shape: Shape) -> None:
+    """Write the generator as a torch.export program: of z [batch, z_dim], labels [batch] (None without classes) and truncation []."""
     batch = torch.export.Dim("batch", min=1, max=2**16)
-    example: tuple[torch.Tensor, ...] = (torch.zeros(2, z_dim),)
-    shapes: dict[str, Any] = {"z": {0: batch}, "labels": None}
-    if num_classes:
-        example = (*example, torch.zeros(2, dtype=torch.int64))
-        shapes["labels"] = {0: batch}
-    else:
-        del shapes["labels"]
-    return torch.export.export(generator.float(), example, dynamic_shapes=shapes)
+    example = (torch.zeros(2, z_dim), torch.zeros(2, dtype=torch.int64) if shape.num_classes else None, torch.tensor(model.off))
+    shapes: dict[str, Any] = {"z": {0: batch}, "labels": {0: batch} if shape.num_classes else None, "truncation": None}
+    torch.export.save(torch.export.export(model, example, dynamic_shapes=shapes), path)
 
 
-def _signature(dataset: ImageDataset, *, conditional: bool, points: bool) -> ModelSignature:
-    columns = [ColSpec(DataType.long, "seed")] + ([ColSpec(DataType.long, "label")] if conditional else [])
-    shape = (-1, dataset.resolution, dataset.resolution, dataset.channels)
-    return ModelSignature(Schema(columns), Schema([TensorSpec(np.dtype("float32" if points else "uint8"), shape)]))
+def _signature(shape: Shape) -> ModelSignature:
+    columns = [ColSpec(DataType.long, "seed")] + ([ColSpec(DataType.long, "label")] if shape.num_classes else [])
+    size = (-1, shape.resolution, shape.resolution, shape.channels)
+    params = [ParamSpec("truncation", DataType.double, None), ParamSpec("format", DataType.string, "pixels")]
+    output = Schema([TensorSpec(np.dtype("float32" if shape.points else "uint8"), size)])
+    return ModelSignature(Schema(columns), output, ParamSchema(params))
+
+
+def require_registry(tracker: Tracker, name: str | None) -> None:
+    """Check at the start that the store has a registry, where a model is to become a version of `name` at the end.
+
+    Raises:
+        ValueError: it has none that answers, or refuses the name.
+    """
+    if name is None:
+        return
+    try:
+        tracker.client.search_registered_models(f"name = '{name}'", max_results=1)
+    except Exception as error:  # each kind of store has its own exceptions
+        raise ValueError(
+            f"mlflow.registered_model: the model registry of {tracker.uri} cannot be used ({str(error).splitlines()[0]}); set it to null"
+        ) from None
+
+
+def register(tracker: Tracker, name: str, uri: str, run_id: str, *, tags: dict[str, str], alias: str | None = None) -> str:
+    """Make the logged model at `uri` a new version of the registered model `name`; returns its address.
+
+    MLflow calls the newest version models:/NAME/latest by itself, and reserves that word; `alias` may be another.
+    """
+    client = tracker.client
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    tags = {"raygan.run": run_id, **tags}
+    version = client.create_model_version(name, uri, run_id, tags=tags, model_id=uri.rpartition("/")[2]).version
+    if alias is None:
+        return f"models:/{name}/{version}"
+    client.set_registered_model_alias(name, alias, version)
+    return f"models:/{name}@{alias} (version {version}, {uri})"

@@ -18,7 +18,8 @@ from gan_core.regularizers import REGULARIZERS
 from gan_core.schema import keyword_schema
 from gan_core.sections import AugmentConfig, StepRatioScheduleConfig
 from gan_core.variants import VARIANTS
-from pipelines import apart
+from pipelines import apart, sample
+from pipelines.drawing import many, shows
 from pipelines.sweeps.config import SweepConfig
 from tests.support import tiny_trainer
 
@@ -137,6 +138,16 @@ def test_every_sweep_setting_is_in_the_table_with_its_default():
         default = fields[row[0].strip("`")].default
         written = ", ".join(default) if isinstance(default, tuple) else f"{default:g}" if isinstance(default, float) else str(default)
         assert row[1] == ("null" if default is None else written)
+
+
+def test_every_option_of_sample_is_in_the_table():
+    options = [action.option_strings[-1] for action in sample._parser()._actions if action.option_strings]
+    assert sorted(names("Samples")[: len(rows("Samples"))]) == sorted(set(options) - {"--help"})
+    said = dict(zip(names("Samples"), (row[1] for row in rows("Samples")), strict=False))
+    defaults = {"--candidates": shows.CANDIDATES, "--starts": shows.STARTS, "--steps": shows.STEPS, "--batch-size": many.BATCH_SIZE}
+    assert {name: int(said[name]) for name in defaults} == defaults
+    deeds = {f"--{name}" for name in sample.DEEDS}
+    assert {name for name, default in said.items() if default == "-"} == deeds | {"--out"}
 
 
 def test_every_variant_was_measured():

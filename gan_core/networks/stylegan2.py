@@ -107,13 +107,18 @@ class Generator(nn.Module):
     def forward(
         self, z: Float[Tensor, "batch z_dim"], labels: Int64[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch channels height width"]:
-        images = self.synthesise(self.styles(z, labels), keyed_noise.keys(z))
+        images = self.synthesise(self.styles(z, labels), self.noise_keys(z))
         return images if self.training else images.clamp(-1.0, 1.0)
 
     def map(self, z: Float[Tensor, "batch z_dim"], labels: Int64[Tensor, " batch"] | None = None) -> Float[Tensor, "batch w_dim"]:
         """The w of each z."""
         w: Tensor = self.mapping(z, labels)
         return w
+
+    @staticmethod
+    def noise_keys(z: Float[Tensor, "batch z_dim"]) -> Int64[Tensor, " batch"]:
+        """What chooses the noise inputs of each z's image."""
+        return keyed_noise.keys(z)
 
     def styles(self, z: Float[Tensor, "batch z_dim"], labels: Int64[Tensor, " batch"] | None = None) -> Float[Tensor, "batch layers w_dim"]:
         """The w of each layer. In training some images take another z's from a random layer on (1812.04948, section 3.1).

@@ -115,6 +115,8 @@ class SweepJobConfig(JobConfig):
         when, sweep = self.schedule, self.sweep
         if self.ray.asynchronous_evaluation:
             raise ValueError("ray.asynchronous_evaluation: a sweep decides by each trial's scores while it runs; set it to false")
+        if self.mlflow.registered_model is not None:
+            raise ValueError("mlflow.registered_model has no effect in a sweep, which registers its winner as sweep.register_as; set that")
         if sweep.equal == "g_steps" and (self.step_ratio_schedule.steers or self.step_ratio_schedule.warmup_ratio is not None):
             raise ValueError(
                 "sweep.equal: generator steps cannot be counted ahead where step_ratio_schedule changes the ratio; take images"

@@ -120,9 +120,5 @@ def _model(plan: SweepPlan, tracker: Tracker, winner: Row, config: JobConfig) ->
     name = plan.config.sweep.register_as
     if name is None:
         return uri
-    client = tracker.client
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name)
-    version = client.create_model_version(name, uri, winner.run_id, model_id=uri.rpartition("/")[2]).version
-    client.set_registered_model_alias(name, ALIAS, version)
-    return f"models:/{name}@{ALIAS} (version {version}, {uri})"
+    score = {"raygan.score": f"{plan.aim.objective} {winner.scores[plan.aim.objective]:.6g}"}
+    return export.register(tracker, name, uri, winner.run_id, tags=score, alias=ALIAS)
