@@ -24,7 +24,12 @@ from gan_core.provenance import Provenance
 from gan_core.sections import ExtractorConfig
 
 AT_ONCE = 256
-OTHER_KINDS = {"mixture", "stacks", "pixels"}  # needs of metrics that are of other data, or of another extractor, by their nature
+OTHER_KINDS = {
+    "mixture",
+    "stacks",
+    "pixels",
+    "fake_labels",
+}  # needs of metrics that are of other data, or of another extractor, by their nature
 
 
 class Scores(NamedTuple):
