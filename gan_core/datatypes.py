@@ -54,7 +54,7 @@ class ImageDataset:
         """The named images in [-1, 1] (pixel 0 is -1, pixel 255 is 1) on `device`, with their labels where asked for."""
         images = to_device(self.images.index_select(0, indices), device)
         if self.pages is not None:
-            self.pages.read(len(indices))
+            self.pages.was_read()
         labels = to_device(self.labels[indices], device) if labelled and self.labels is not None else None
         pixels = images.dtype == torch.uint8
         images = images.to(dtype)

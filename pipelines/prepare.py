@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import PIL
 from tqdm import tqdm
 
-from gan_core.data._decode import FILTERS, CorruptImageError, Layout, size_of
+from gan_core.data._decode import FILTERS, CorruptImageError, Layout, quietly, size_of
 from gan_core.data._tables import Place
 from pipelines.preparing import finish, places, sources, state, work
 from pipelines.preparing.shard import Job, Record
@@ -138,12 +138,13 @@ def _require_apart(source: str, destination: str) -> None:
 
 def _channels(inventory: Inventory, request: Request, labelling: dict[str, Any]) -> int:
     """Those of the first image that can be decoded, as in training."""
-    for block in sources.cut(inventory, 1024):
-        for row in sources.read(inventory.kind, request, labelling, block):
-            try:
-                return size_of(row.content)[2]
-            except CorruptImageError:
-                continue
+    with quietly():
+        for block in sources.cut(inventory, 1024):
+            for row in sources.read(inventory.kind, request, labelling, block):
+                try:
+                    return size_of(row.content)[2]
+                except CorruptImageError:
+                    continue
     return 3
 
 

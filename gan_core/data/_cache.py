@@ -84,7 +84,7 @@ class Entry:
         count, shape = manifest["count"], manifest["shape"]
         if count == 0:
             return Stored(manifest, torch.empty(0, *shape, dtype=torch.uint8), None, None)
-        pages = Pages(self.folder / "images.bin", int(np.prod(shape)))
+        pages = Pages(self.folder / "images.bin")
         images = torch.from_numpy(pages.array().reshape(count, *shape))
         labels = torch.from_numpy(np.fromfile(self.folder / "labels.bin", np.int64)) if manifest["labelled"] else None
         return Stored(manifest, images, labels, pages)

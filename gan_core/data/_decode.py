@@ -4,6 +4,9 @@ Used by whatever reads images: training on folders and Parquet files, `raygan ev
 """
 
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +34,7 @@ GREY_MODES = {"1", "L", "LA", "La"}
 ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
 PALETTE_MODES = {"P", "PA"}
 COLOUR_SPACES = {"CMYK", "YCbCr", "LAB", "HSV"}
+TWO_BYTES = {"PNG", "TIFF"}
 SEVERAL_FRAMES = {"GIF", "PNG", "TIFF", "WEBP"}
 LARGEST_PIXELS = 2 * 89_478_485  # above it Pillow refuses to decode: a decompression bomb
 LARGEST_BYTES = 2**30
@@ -104,6 +108,14 @@ class Decoded(NamedTuple):
     conversions: tuple[str, ...]
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without Pillow's warnings of what is odd in a file, which come without its name: what matters is counted."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
 def size_of(content: Content) -> tuple[int, int, int]:
     """Width, height and channels (1 for grey, else 3), of an image that decodes, when it is upright."""
     image, _ = _plain(content)
@@ -144,9 +156,11 @@ def _plain(content: Content) -> tuple[Image.Image, tuple[str, ...]]:
     try:
         image = content if isinstance(content, Image.Image) else _opened(content)
         conversions: tuple[str, ...] = ()
-        deep = image.mode[0] == "I" or (image.format in ("PNG", "TIFF") and image.mode != "L" and _has_two_byte_channels(image))
+        deep = image.mode.startswith("I;16") or (image.format in TWO_BYTES and image.mode != "L" and _has_two_byte_channels(image))
         if image.format in SEVERAL_FRAMES and getattr(image, "is_animated", False):
             conversions += ("several frames",)
+        if image.format == "TIFF" and _orientation(image) != 1:
+            conversions += ("turned",)  # while it is loaded, by Pillow
         image.load()
         if image.mode in ("L", "RGB") and "transparency" not in image.info and not deep:
             return _upright(image, conversions)
@@ -180,19 +194,24 @@ def _opened(encoded: bytes | None) -> Image.Image:
 
 def _has_two_byte_channels(image: Image.Image) -> bool:
     """Whether the file has 16 bits a channel; to be asked before the pixels are loaded. Pillow itself takes the high byte of colours."""
-    return any(";16" in str(tile[3]) for tile in image.tile)
+    layouts = [str(tile[3]) for tile in image.tile]
+    return any(";16" in layout and ";16S" not in layout for layout in layouts)
 
 
 def _upright(image: Image.Image, conversions: tuple[str, ...]) -> tuple[Image.Image, tuple[str, ...]]:
-    """As the camera was held (EXIF's orientation); damaged EXIF data turn nothing."""
+    """As the camera was held."""
+    if _orientation(image) == 1:
+        return image, conversions
+    return ImageOps.exif_transpose(image), (*conversions, "turned")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1 to 8; 1, upright, where the data are damaged: the pixels may be whole."""
     try:
-        orientation = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # the pixels are whole
-        return image, conversions
-    if orientation not in range(2, 9):
-        return image, conversions
-    turned = ImageOps.exif_transpose(image)
-    return turned, (*conversions, "turned")
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # of many kinds, as above
+        return 1
+    return found if found in range(2, 9) else 1
 
 
 def _reduced(image: Image.Image) -> Image.Image:

@@ -2,16 +2,14 @@
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal, NamedTuple
 
-from PIL import Image
 from pydantic import AfterValidator
 
 from gan_core.data import _cache
-from gan_core.data._decode import CorruptImageError, Decoded, Layout, Row, SizeError, decode, size_of
+from gan_core.data._decode import CorruptImageError, Decoded, Layout, Row, SizeError, decode, quietly, size_of
 from gan_core.data._tables import Stamp
 
 LocalPath = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
@@ -50,8 +48,7 @@ def decoded(source: Source, wanted: Wanted, *, max_corrupt_fraction: float, cach
     settings = {"resolution": wanted.resolution, "channels": wanted.channels, "resize": wanted.resize, **wanted.settings}
     with _cache.entry(_cache.folder(cache_dir), source.stamps, settings) as cache:
         if not cache.is_complete():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a bomb is an error, twice as large
+            with quietly():
                 layout = _layout(source, wanted)
                 try:
                     _fill(cache, source, layout)

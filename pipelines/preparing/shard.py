@@ -1,15 +1,13 @@
 """One block of a source into one shard, by whoever does the work: a function of the block and the job, whose record is all that returns."""
 
 import json
-import warnings
 from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from gan_core.data import _shards
-from gan_core.data._decode import NO_LABEL, CorruptImageError, Layout, SizeError, decode
+from gan_core.data._decode import NO_LABEL, CorruptImageError, Layout, SizeError, decode, quietly
 from pipelines.preparing import places, sources
 from pipelines.preparing.sources import Block, Request
 
@@ -42,28 +40,28 @@ def make(block: Block, job: Job) -> Record:
     Raises:
         OSError: the source or the destination fails.
     """
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a bomb is dropped, twice as large; this process does nothing else
     layout = job.layout
     pixels = np.empty((block["count"], layout.channels, layout.resolution, layout.resolution), np.uint8)
     labels: list[int] = []
     kept: list[str] = []
     dropped: list[tuple[str, str, str]] = []
     converted: Counter[str] = Counter()
-    for place, content, label in sources.read(job.kind, job.request, job.labelling, block):
-        if job.labelled and (label is None or label < 0) and not isinstance(content, CorruptImageError):
-            dropped.append((place, NO_LABEL, f"label {label}"))
-            continue
-        try:
-            image = decode(content, layout)
-        except (CorruptImageError, SizeError) as error:
-            dropped.append((place, error.reason, str(error)))
-            continue
-        pixels[len(kept)] = image.pixels
-        kept.append(place)
-        if label is not None:
-            labels.append(label)
-        if image.conversions:
-            converted.update(image.conversions)
+    with quietly():
+        for place, content, label in sources.read(job.kind, job.request, job.labelling, block):
+            if job.labelled and (label is None or label < 0) and not isinstance(content, CorruptImageError):
+                dropped.append((place, NO_LABEL, f"label {label}"))
+                continue
+            try:
+                image = decode(content, layout)
+            except (CorruptImageError, SizeError) as error:
+                dropped.append((place, error.reason, str(error)))
+                continue
+            pixels[len(kept)] = image.pixels
+            kept.append(place)
+            if label is not None:
+                labels.append(label)
+            if image.conversions:
+                converted.update(image.conversions)
     pixels = pixels[: len(kept)]
     known = np.asarray(labels, np.int64) if job.labelled else None
     return _keep(block, job, pixels, known, kept, {"dropped": dropped, "converted": dict(sorted(converted.items()))})
