@@ -20,6 +20,10 @@ class Mixture:
     standard_deviation: float | Float[Tensor, " modes"]
     weights: Float[Tensor, " modes"] | None = None
 
+    def deviation_of(self, labels: Int64[Tensor, " points"]) -> float | Float[Tensor, "points 1"]:
+        """The standard deviation of each of these modes."""
+        return self.standard_deviation[labels, None] if isinstance(self.standard_deviation, Tensor) else self.standard_deviation
+
 
 @dataclass(frozen=True)
 class ImageDataset:
