@@ -1,14 +1,13 @@
 """How much of a memory map stays resident: pages that were read count as the process's memory until they are let go."""
 
 import mmap
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 RESIDENT_BYTES = 2**28
-STATISTICS = "/proc/self/statm"
+STATISTICS = Path("/proc/self/statm")
 
 
 class Pages:
@@ -23,7 +22,7 @@ class Pages:
         with file.open("rb") as stream:
             # A private map (copy on write) shares pages as a read-only one does, and gives torch the writable array that it asks for.
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-        self._lets_go = len(self._map) > RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED") and os.path.exists(STATISTICS)
+        self._lets_go = len(self._map) > RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED") and STATISTICS.exists()
         self._before = _file_bytes() if self._lets_go else 0
 
     def array(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -39,5 +38,4 @@ class Pages:
 
 def _file_bytes() -> int:
     """Resident memory of this process that files back (proc(5), statm): of this map and of the program's own code."""
-    with open(STATISTICS, "rb") as stream:
-        return int(stream.read().split()[2]) * mmap.PAGESIZE
+    return int(STATISTICS.read_bytes().split()[2]) * mmap.PAGESIZE

@@ -2,11 +2,12 @@
 
 `raygan prepare SRC DST --resolution R`. SRC is a folder of images (sub-folders are classes), a zip archive of such, a Parquet file or a
 folder of them (columns `image` and `label`, also Hugging Face's), or torchvision:MNIST, FashionMNIST, CIFAR10 or CelebA, with a split:
-torchvision:CelebA:valid. DST is a folder, or an address such as s3://bucket/folder. Then: raygan train CONFIG data.name=parquet data.path=DST
+torchvision:CelebA:valid. DST is a folder, or an address such as s3://bucket/folder. Then:
+
+    raygan train CONFIG data.name=parquet data.path=DST
 """
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -95,7 +96,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     inventory = sources.take_inventory(request)
     labelling = sources.labelling_of(inventory, request)
     channels = options.channels or _channels(inventory, request, labelling)
-    megabytes = options.shard_megabytes or _megabytes(inventory.count, channels * options.resolution**2)
+    megabytes = options.shard_megabytes or _megabytes(inventory.total, channels * options.resolution**2)
     blocks = sources.cut(inventory, max(1, int(megabytes * 1e6) // (channels * options.resolution**2)))
     settings = {
         "source": path,
@@ -192,9 +193,15 @@ def _summary(plan: Plan, about: dict[str, Any], *, made: int, seconds: float) ->
         lines += [
             f"mean         {', '.join(f'{value:.4f}' for value in about['mean'])} of 1, standard deviation "
             f"{', '.join(f'{value:.4f}' for value in about['standard_deviation'])}",
-            f"preview      {plan.place.address}/{state.PREVIEW}",
+            f"preview      {_inside(plan.place.address, state.PREVIEW)}",
         ]
     return "\n".join(lines)
+
+
+def _inside(address: str, name: str) -> str:
+    """A file's address: options of an object store come after it."""
+    folder, mark, options = address.partition("?") if "://" in address else (address, "", "")
+    return f"{folder.rstrip('/')}/{name}{mark}{options}"
 
 
 def _refusal(options: argparse.Namespace, about: dict[str, Any]) -> str:
@@ -211,7 +218,7 @@ def _refusal(options: argparse.Namespace, about: dict[str, Any]) -> str:
     return (
         f"raygan prepare: {len(dropped)} of {found} images were dropped, more than --max-dropped {options.max_dropped:g}:\n"
         + "\n".join(shown)
-        + f"\nAll of them are in {options.destination}/{state.REPORT}. Not ready for training: {', or '.join(remedies)}{again}."
+        + f"\nAll of them are in {_inside(options.destination, state.REPORT)}. Not ready for training: {', or '.join(remedies)}{again}."
     )
 
 
@@ -246,7 +253,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--label-column", metavar="NAME", help="of Parquet files; `label` where there is one")
     parser.add_argument("--root", metavar="FOLDER", help="where torchvision keeps its files")
     parser.add_argument("--download", action="store_true", help="let torchvision fetch them")
-    parser.add_argument("--shard-megabytes", type=float, metavar="MB", help="of pixels in a shard; a 32nd of all, between 4 and 128, unless given")
+    parser.add_argument(
+        "--shard-megabytes", type=float, metavar="MB", help="of pixels in a shard; a 32nd of all, between 4 and 128, unless given"
+    )
     parser.add_argument("--workers", type=_positive, metavar="N", help="tasks at once; one for each CPU unless given")
     parser.add_argument(
         "--ray", choices=("auto", "always", "never"), default="auto", help="auto: Ray Data takes over what is worth its start"

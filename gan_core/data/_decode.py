@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -156,7 +156,9 @@ def _plain(content: Content) -> tuple[Image.Image, tuple[str, ...]]:
     try:
         image = content if isinstance(content, Image.Image) else _opened(content)
         conversions: tuple[str, ...] = ()
-        deep = image.mode.startswith("I;16") or (image.format in TWO_BYTES and image.mode != "L" and _has_two_byte_channels(image))
+        deep = image.mode.startswith("I;16") or (
+            isinstance(image, ImageFile.ImageFile) and image.format in TWO_BYTES and image.mode != "L" and _has_two_byte_channels(image)
+        )
         if image.format in SEVERAL_FRAMES and getattr(image, "is_animated", False):
             conversions += ("several frames",)
         if image.format == "TIFF" and _orientation(image) != 1:
@@ -192,7 +194,7 @@ def _opened(encoded: bytes | None) -> Image.Image:
     raise CorruptImageError(FOREIGN, "cannot be decoded (not PNG, JPEG, GIF, BMP, TIFF or WebP)")
 
 
-def _has_two_byte_channels(image: Image.Image) -> bool:
+def _has_two_byte_channels(image: ImageFile.ImageFile) -> bool:
     """Whether the file has 16 bits a channel; to be asked before the pixels are loaded. Pillow itself takes the high byte of colours."""
     layouts = [str(tile[3]) for tile in image.tile]
     return any(";16" in layout and ";16S" not in layout for layout in layouts)
@@ -231,7 +233,7 @@ def _opaque(image: Image.Image, conversions: tuple[str, ...]) -> tuple[Image.Ima
         conversions += ("colour space",)
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         colours = image.convert("RGBA")
-        if colours.getextrema()[3][0] < 255:
+        if colours.getchannel("A").getextrema() != (255, 255):
             white = Image.new("RGBA", image.size, "white")
             white.alpha_composite(colours)
             colours, conversions = white, (*conversions, "transparent")

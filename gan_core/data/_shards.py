@@ -97,7 +97,7 @@ def write_shard(
 ) -> Written:
     """Images [count, C, R, R] with labels [count] or None, and where each came from, as a Parquet file."""
     count, channels, resolution, _ = pixels.shape
-    flat = memoryview(np.ascontiguousarray(pixels).reshape(-1))
+    flat = np.ascontiguousarray(pixels).reshape(-1).data
     image_bytes = channels * resolution**2
     images = pa.Array.from_buffers(pa.binary(image_bytes), count, [None, pa.py_buffer(flat)])
     columns = {"image": images}
@@ -145,18 +145,20 @@ def read_manifest(place: Place) -> Manifest | None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        raise ValueError(f"data.path: {MANIFEST} of {place.address} is damaged ({where}: {first['msg']}); prepare the data set again") from None
+        raise ValueError(
+            f"data.path: {MANIFEST} of {place.address} is damaged ({where}: {first['msg']}); prepare the data set again"
+        ) from None
     _require_agreement(place, found)
     return found
 
 
 def _require_agreement(place: Place, manifest: Manifest) -> None:
     hashes = [shard.sha256 for shard in manifest.shards]
-    shape = {"channels": manifest.channels, "resolution": manifest.resolution, "labelled": manifest.labelled}
+    expected = content_hash(channels=manifest.channels, resolution=manifest.resolution, labelled=manifest.labelled, shard_hashes=hashes)
     for wrong, what in (
         (sum(shard.count for shard in manifest.shards) != manifest.count, "its shards do not have as many images as it says"),
         (len({shard.file for shard in manifest.shards}) != len(manifest.shards), "it names a shard twice"),
-        (content_hash(**shape, shard_hashes=hashes) != manifest.content_hash, "its content hash is not that of its shards"),
+        (expected != manifest.content_hash, "its content hash is not that of its shards"),
     ):
         if wrong:
             raise ValueError(f"data.path: {MANIFEST} of {place.address} disagrees with itself: {what}; prepare the data set again")
@@ -175,7 +177,8 @@ def require_shards(place: Place, manifest: Manifest, files: list[Stamp]) -> None
     for names, what in ((missing, "is missing"), (extra, f"is not in {MANIFEST}"), (changed, "has another size than when it was written")):
         if names:
             raise ValueError(
-                f"data.path: {names[0]} {what} in {place.address}" + (f", and {len(names) - 1} more" if len(names) > 1 else "")
+                f"data.path: {names[0]} {what} in {place.address}"
+                + (f", and {len(names) - 1} more" if len(names) > 1 else "")
                 + "; fetch the data set again, or call its `raygan prepare` again with --overwrite"
             )
 
@@ -184,7 +187,7 @@ class Pixels(NamedTuple):
     """Consecutive images of a shard: their pixels as they lie in memory, and how many."""
 
     pixels: memoryview
-    count: int
+    images: int
 
 
 def read_shard(place: Place, manifest: Manifest, shard: Shard) -> Iterator[Pixels | np.ndarray[Any, np.dtype[np.int64]]]:

@@ -136,7 +136,7 @@ def class_names(metadata: Any, label: str | None) -> list[str]:
     """The names that Hugging Face's schema metadata give the classes of a column; empty where there are none, or they are no such JSON."""
     stored = (metadata.schema.to_arrow_schema().metadata or {}).get(b"huggingface")
     try:
-        names = json.loads(stored)["info"]["features"][label]["names"]
+        names = json.loads(stored or b"null")["info"]["features"][label]["names"]
     except (TypeError, ValueError, KeyError):
         return []
     return list(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else []

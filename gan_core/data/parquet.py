@@ -83,7 +83,7 @@ def _prepared(place: Place, manifest: _shards.Manifest, files: list[Stamp], cach
                             if isinstance(part, np.ndarray):
                                 writer.labels.extend(part.tolist())
                             else:
-                                writer.extend(part.pixels, part.count)
+                                writer.extend(part.pixels, part.images)
             except OSError as error:  # a full disk
                 raise ValueError(f"data: {place.address} could not be unpacked into {cache.folder.parent} ({error})") from None
         stored = cache.read()

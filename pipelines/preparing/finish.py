@@ -110,7 +110,9 @@ def preview(place: Place, about: dict[str, Any], records: list[Record]) -> bytes
     grid = Image.new("L" if about["channels"] == 1 else "RGB", (SIDE_BY_SIDE * tile, rows * tile), "white")
     for number, image in enumerate(images):
         filtered = Image.Resampling.NEAREST if tile > side else Image.Resampling.LANCZOS
-        grid.paste(image if tile == side else image.resize((tile, tile), filtered), (number % SIDE_BY_SIDE * tile, number // SIDE_BY_SIDE * tile))
+        grid.paste(
+            image if tile == side else image.resize((tile, tile), filtered), (number % SIDE_BY_SIDE * tile, number // SIDE_BY_SIDE * tile)
+        )
     from io import BytesIO
 
     buffer = BytesIO()

@@ -63,13 +63,15 @@ def make(block: Block, job: Job) -> Record:
             if image.conversions:
                 converted.update(image.conversions)
     pixels = pixels[: len(kept)]
+    told = {"dropped": dropped, "converted": dict(sorted(converted.items()))}
     known = np.asarray(labels, np.int64) if job.labelled else None
-    return _keep(block, job, pixels, known, kept, {"dropped": dropped, "converted": dict(sorted(converted.items()))})
+    return _keep(block, job, pixels=pixels, labels=known, kept=kept, told=told)
 
 
 def _keep(
     block: Block,
     job: Job,
+    *,
     pixels: np.ndarray[Any, np.dtype[np.uint8]],
     labels: np.ndarray[Any, np.dtype[np.int64]] | None,
     kept: list[str],

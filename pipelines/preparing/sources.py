@@ -4,7 +4,6 @@ A block is plain data that a task anywhere can read again, and a function of the
 """
 
 import importlib
-import os
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
@@ -36,14 +35,14 @@ class Request(NamedTuple):
 
 
 class Inventory(NamedTuple):
-    """What a source holds: `count` images in `units`, each (number of images, what to read), that blocks are put together from.
+    """What a source holds: `total` images in `units`, each (number of images, what to read), that blocks are put together from.
 
     `identity` changes with the content. `unusable` are images that cannot even be listed: place, reason, detail. `others` files are no
     images by name. `whole` units are not cut where they are small. `classes` are names, None where only the labels know.
     """
 
     kind: str
-    count: int
+    total: int
     units: list[tuple[int, Any]]
     identity: str
     labelled: bool
@@ -131,9 +130,9 @@ def _folder_inventory(root: Path) -> Inventory:
         raise ValueError(f"the folder {root} holds no image files ({', '.join(_listing.SUFFIXES)})")
     stamps, units = [], []
     for place in listing.places:
-        status = os.stat(root / place)
+        status = (root / place).stat()
         stamps.append((place.as_posix(), status.st_size, status.st_mtime_ns))
-        units.append((1, os.fsencode(place.as_posix()).decode("utf-8", "surrogateescape")))
+        units.append((1, place.as_posix()))
     unusable = [(_listing.printable(place), why.reason, str(why)) for place, why in listing.unusable]
     classes = _listing.classes_of(listing.places)
     return Inventory("folder", len(units), units, _identity(stamps), bool(classes), classes, unusable, listing.others)
@@ -180,7 +179,7 @@ def _archive(path: str, size: int, modified: int) -> zipfile.ZipFile:
 
 
 def _read_zip(request: Request, labelling: dict[str, Any], block: Block) -> Iterator[Row]:
-    status = os.stat(request.path)
+    status = Path(request.path).stat()
     archive = _archive(request.path, status.st_size, status.st_mtime_ns)
     numbers = {name: number for number, name in enumerate(labelling["classes"])}
     for name, folder in block["units"]:
@@ -211,7 +210,16 @@ def _parquet_inventory(request: Request) -> Inventory:
     units = [(part.stop - part.first, tuple(part)) for part in _tables.row_groups(files, metadata)]
     names = _tables.class_names(metadata[0], columns.label) or None
     count = sum(size for size, _ in units)
-    return Inventory("parquet", count, units, _identity([tuple(file) for file in files]), columns.label is not None, names, [], 0)
+    return Inventory(
+        "parquet",
+        count,
+        units,
+        _identity([(file.path, file.size, file.modified) for file in files]),
+        columns.label is not None,
+        names,
+        [],
+        0,
+    )
 
 
 def _read_parquet(request: Request, labelling: dict[str, Any], block: Block) -> Iterator[Row]:
@@ -230,7 +238,7 @@ def _columns(request: Request, file: str) -> _tables.Columns:
 
 
 def _torchvision_inventory(request: Request) -> Inventory:
-    name, split = _torchvision_name(request)
+    name, _ = _torchvision_name(request)
     data = _torchvision(request)
     units = [(1, number) for number in range(len(data))]
     root = Path(request.root or "")

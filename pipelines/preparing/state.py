@@ -47,7 +47,8 @@ def begin(place: Place, settings: dict[str, Any], *, overwrite: bool) -> None:
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     return [
-        "the source has changed" if key == "identity" else f"{key.replace('_', ' ')} {before.get(key)}, now {now.get(key)}" for key in changed
+        "the source has changed" if key == "identity" else f"{key.replace('_', ' ')} {before.get(key)}, now {now.get(key)}"
+        for key in changed
     ]
 
 

@@ -37,16 +37,17 @@ def records(blocks: list[Block], job: Job, *, workers: int | None, ray: RayUse) 
         RuntimeError: a process was killed, or a task failed on the cluster.
         OSError: the source or the destination fails.
     """
+    if not blocks:
+        return
     with ExitStack() as stack:
-        if ray == "always" and blocks:
+        if ray == "always":
             yield from stack.enter_context(_RayData(job, workers)).records(blocks)
             return
         cluster: _RayData | None = None
-        waiting, rest, done, began = deque(blocks), list[Block](), 0, time.monotonic()
+        waiting, rest, began = deque(blocks), list[Block](), time.monotonic()
         here = _inline if workers == 1 or len(blocks) == 1 else _processes
-        for record in here(waiting, job, workers or os.cpu_count() or 1):
+        for done, record in enumerate(here(waiting, job, workers or os.cpu_count() or 1), start=1):
             yield record
-            done += 1
             seconds_left = (time.monotonic() - began) / done * len(waiting)
             if ray == "auto" and cluster is None and seconds_left > _worth():
                 cluster = stack.enter_context(_RayData(job, workers))

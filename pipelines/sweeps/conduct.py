@@ -17,9 +17,9 @@ from ray.tune.schedulers import FIFOScheduler
 from gan_core.overrides import merge
 from pipelines import cluster, environment, launch, results, tracking
 from pipelines.conduct import say
-from pipelines.statuses import FAILED, INTERRUPTED, USAGE
 from pipelines.results import CONFIRM, SCREEN, Row
 from pipelines.signals import terminable
+from pipelines.statuses import FAILED, INTERRUPTED, USAGE
 from pipelines.sweeps import ledger, outcome, tuning
 from pipelines.sweeps.ledger import Identity
 from pipelines.sweeps.plan import SweepPlan

@@ -55,7 +55,9 @@ def test_points_of_equal_modes_are_what_they_always_were():
 
 
 def test_a_mixture_has_its_weights_and_widths():
-    dataset = mixture2d.load(centres=[[0.0, 0.0], [5.0, 1.0], [-3.0, 2.0]], standard_deviation=[0.1, 0.5, 1.0], weights=[1.0, 2.0, 5.0], count=80_000)
+    dataset = mixture2d.load(
+        centres=[[0.0, 0.0], [5.0, 1.0], [-3.0, 2.0]], standard_deviation=[0.1, 0.5, 1.0], weights=[1.0, 2.0, 5.0], count=80_000
+    )
     assert (dataset.labels.bincount() / 80_000).tolist() == pytest.approx([1 / 8, 2 / 8, 5 / 8], abs=0.005)
     for mode, (centre, deviation) in enumerate(zip([[0.0, 0.0], [5.0, 1.0], [-3.0, 2.0]], [0.1, 0.5, 1.0])):
         mine = dataset.images.flatten(1)[dataset.labels == mode]

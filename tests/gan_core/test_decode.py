@@ -130,7 +130,10 @@ def test_colour_spaces_of_print_and_video_become_rgb():
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_of_several_frames_the_first_is_taken(form):
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "lime")]
-    found = decode(encoded(frames[0], form, save_all=True, append_images=frames[1:], **({"lossless": True} if form == "WEBP" else {})), Layout(4, 3, "never"))
+    found = decode(
+        encoded(frames[0], form, save_all=True, append_images=frames[1:], **({"lossless": True} if form == "WEBP" else {})),
+        Layout(4, 3, "never"),
+    )
     assert found.pixels[:, 0, 0].tolist() == [255, 0, 0]
     assert "several frames" in found.conversions
 
@@ -185,9 +188,8 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked():
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     idat = zlib.compress(bytes(100))
     bomb += struct.pack(">I", len(idat)) + b"IDAT" + idat + struct.pack(">I", zlib.crc32(b"IDAT" + idat))
-    with _decode.quietly():
-        with pytest.raises(CorruptImageError, match="has more than 178956970 pixels") as caught:
-            decode(bomb, Layout(4, 1, "box"))
+    with _decode.quietly(), pytest.raises(CorruptImageError, match="has more than 178956970 pixels") as caught:
+        decode(bomb, Layout(4, 1, "box"))
     assert caught.value.reason == "too large"
 
 
@@ -195,7 +197,13 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked():
 def test_no_damage_by_chance_gets_past_the_decoder(seed):
     """Bytes overwritten and cut at random: pixels of the right shape, or corrupt; never another error."""
     random = np.random.default_rng(seed)
-    images = [PHOTO, png((9, 9), "RGBA"), encoded(Image.new("P", (9, 9)), "GIF"), encoded(Image.new("CMYK", (9, 9)), "TIFF"), deep_colours(9)]
+    images = [
+        PHOTO,
+        png((9, 9), "RGBA"),
+        encoded(Image.new("P", (9, 9)), "GIF"),
+        encoded(Image.new("CMYK", (9, 9)), "TIFF"),
+        deep_colours(9),
+    ]
     outcomes = set()
     for _ in range(200):
         content = bytearray(images[random.integers(len(images))])

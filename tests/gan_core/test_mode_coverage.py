@@ -62,7 +62,9 @@ def test_points_of_a_mixture_with_weights_and_widths_are_judged_by_them():
 def test_a_point_counts_for_the_mode_from_which_it_is_the_fewest_deviations_away():
     mixture = mixture2d.load(centres=[[0.0, 0.0], [4.0, 0.0]], standard_deviation=[0.1, 2.0], weights=[1.0, 9.0], count=1).mixture
     point = torch.tensor([[1.0, 0.0]])[:, :, None, None]  # 10 deviations from the first, 1.5 from the second
-    assert mode_coverage.evaluate(point, mixture) == pytest.approx({"modes": 1, "good_points": 1, "mode_reverse_kl": math.log(1 / 0.9)}, rel=1e-6)
+    assert mode_coverage.evaluate(point, mixture) == pytest.approx(
+        {"modes": 1, "good_points": 1, "mode_reverse_kl": math.log(1 / 0.9)}, rel=1e-6
+    )
 
 
 def test_no_good_point_is_the_worst_that_could_be():
@@ -73,7 +75,12 @@ def test_no_good_point_is_the_worst_that_could_be():
 
 def test_a_training_on_any_mixture_reports_its_modes_and_its_params_make_it_again():
     options = {
-        "data": {"name": "mixture2d", "centres": [[0.0, 0.0], [0.5, -0.25], [-1.0, 1.0]], "weights": [1.0, 2.0, 3.0], "standard_deviation": [0.1, 0.2, 0.3]},
+        "data": {
+            "name": "mixture2d",
+            "centres": [[0.0, 0.0], [0.5, -0.25], [-1.0, 1.0]],
+            "weights": [1.0, 2.0, 3.0],
+            "standard_deviation": [0.1, 0.2, 0.3],
+        },
         "network.generator.output": "linear",
     }
     config = validate(merge(tiny_tree(), options), GanConfig)

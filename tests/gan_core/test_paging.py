@@ -1,5 +1,3 @@
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -51,7 +49,7 @@ def read_all(file):
     return most
 
 
-@pytest.mark.skipif(not os.path.exists(paging.STATISTICS), reason="needs Linux")
+@pytest.mark.skipif(not paging.STATISTICS.exists(), reason="needs Linux")
 def test_pages_are_let_go_and_what_is_read_stays_the_same(file, monkeypatch):
     """A map of 24 MiB. Linux may map 2 MiB for each of a batch's 2 images."""
     assert read_all(file) > 0.9 * COUNT * IMAGE_BYTES

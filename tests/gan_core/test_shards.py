@@ -118,7 +118,9 @@ def test_changed_content_is_found_where_the_file_is_whole(prepared, column):
     def change(table):
         cells = table.column(column).to_pylist()
         cells[0] = (cells[0] + 1) % 10 if column == "label" else bytes(64)
-        return table.set_column(table.schema.get_field_index(column), table.schema.field(column), pa.array(cells, table.schema.field(column).type))
+        return table.set_column(
+            table.schema.get_field_index(column), table.schema.field(column), pa.array(cells, table.schema.field(column).type)
+        )
 
     change_shard(prepared, 0, change)
     assert "part-00000.parquet of" in (message := bad(prepared))
@@ -152,7 +154,9 @@ def test_a_manifest_that_disagrees_is_refused(prepared):
     assert "damaged" in bad(prepared)
 
 
-@pytest.mark.parametrize("name", ["../part-00000.parquet", "/etc/passwd", "part-00000.parquet/../x", "part-1.parquet\n", "part-00000.parquet\0"])
+@pytest.mark.parametrize(
+    "name", ["../part-00000.parquet", "/etc/passwd", "part-00000.parquet/../x", "part-1.parquet\n", "part-00000.parquet\0"]
+)
 def test_shard_names_never_lead_out_of_the_folder(prepared, name):
     shards = json.loads((prepared / "dataset.json").read_text())["shards"]
     shards[1]["file"] = name
