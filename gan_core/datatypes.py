@@ -7,13 +7,22 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
+from gan_core.paging import Pages
+
 
 @dataclass(frozen=True)
 class Mixture:
-    """Isotropic Gaussians that points were drawn from, each as likely: `centres` [modes, 2], one `standard_deviation`."""
+    """Isotropic Gaussians that points were drawn from: `centres` [modes, 2], one `standard_deviation` or [modes] of them, and `weights`
+    [modes], positive with sum 1, or None where each is as likely.
+    """
 
     centres: Float[Tensor, "modes 2"]
-    standard_deviation: float
+    standard_deviation: float | Float[Tensor, " modes"]
+    weights: Float[Tensor, " modes"] | None = None
+
+    def deviation_of(self, labels: Int64[Tensor, " points"]) -> float | Float[Tensor, "points 1"]:
+        """The standard deviation of each of these modes."""
+        return self.standard_deviation[labels, None] if isinstance(self.standard_deviation, Tensor) else self.standard_deviation
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,7 @@ class ImageDataset:
 
     `images` is [count, channels, height, width]: uint8 pixels 0..255, often memory-mapped, or float32 values used as they
     are (2-D points are [count, 2, 1, 1]). `labels` is [count] int64 or None. `content_hash` names the decoded content. `mixture` is
-    where points come from, if that is known.
+    where points come from, if that is known. `pages` is told what was read of a memory map.
     """
 
     name: str
@@ -32,6 +41,7 @@ class ImageDataset:
     num_classes: int = 0
     source: str = ""
     mixture: Mixture | None = None
+    pages: Pages | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -46,7 +56,9 @@ class ImageDataset:
 
     def batch(self, indices: Int64[Tensor, " batch"], device: torch.device, dtype: torch.dtype, *, labelled: bool) -> "Batch":
         """The named images in [-1, 1] (pixel 0 is -1, pixel 255 is 1) on `device`, with their labels where asked for."""
-        images = to_device(self.images[indices], device)
+        images = to_device(self.images.index_select(0, indices), device)
+        if self.pages is not None:
+            self.pages.was_read()
         labels = to_device(self.labels[indices], device) if labelled and self.labels is not None else None
         pixels = images.dtype == torch.uint8
         images = images.to(dtype)

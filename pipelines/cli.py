@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gan_core.registry import suggestion
 
 COMMANDS = {
+    "prepare": "decode, check and pack images for training",
     "train": "train a GAN through Ray Train, tracked in MLflow",
     "sweep": "search losses, ratios and other settings with Ray Tune, compared in MLflow",
     "report": "a page of what a sweep found, from MLflow",

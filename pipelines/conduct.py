@@ -14,9 +14,10 @@ from gan_core.datatypes import ImageDataset
 from pipelines import export, storage, tracking
 from pipelines.config import JobConfig
 from pipelines.patience import end_early, patiently
-from pipelines.plan import FAILED, INTERRUPTED, USAGE, Plan, Ready
+from pipelines.plan import Plan, Ready
 from pipelines.progress import Progress
 from pipelines.signals import terminable
+from pipelines.statuses import FAILED, INTERRUPTED, USAGE
 from pipelines.tracking import Tracker
 from pipelines.worker import SAMPLES, Job, Outcome
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from gan_core.overrides import dumps, merge, parse, validate
 from pipelines.config import EvaluateConfig
-from pipelines.plan import FAILED, USAGE
+from pipelines.statuses import FAILED, USAGE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

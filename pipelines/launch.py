@@ -15,6 +15,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines import apart, rank
+from pipelines.cluster import connected
 from pipelines.config import JobConfig
 from pipelines.progress import Watcher
 from pipelines.signals import in_thread
@@ -69,23 +70,6 @@ def cluster(config: JobConfig) -> Iterator[None]:
     with connected(dashboard=False):
         _require_resources(config)
         yield
-
-
-@contextmanager
-def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> Iterator[None]:
-    """The cluster that $RAY_ADDRESS names, else one of this machine's CPUs and GPUs that ends with the block, with or without Ray's
-    dashboard; workers have `environment`.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # "local", or Ray would join whatever cluster `ray start` once made on this machine.
-    here = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": dashboard}
-    local = {} if os.environ.get("RAY_ADDRESS") else here
-    workers = {"runtime_env": {"env_vars": environment}} if environment else {}
-    ray.init(log_to_driver=False, logging_level="ERROR", **workers, **local)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _require_resources(config: JobConfig) -> None:

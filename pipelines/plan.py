@@ -17,8 +17,6 @@ from gan_core.sampling import held_out_split
 from pipelines import environment, storage
 from pipelines.config import JobConfig, load_named, require_resumable
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
-
 
 class Plan(NamedTuple):
     """The config, a name for the run; and for a continuation the run to resume with its flattened config."""

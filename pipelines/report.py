@@ -12,7 +12,7 @@ from typing import Any
 
 from gan_core import registry
 from gan_core.overrides import parse
-from pipelines.plan import USAGE
+from pipelines.statuses import USAGE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gan_core.overrides import parse
-from pipelines.plan import FAILED, INTERRUPTED, USAGE
 from pipelines.signals import terminable
+from pipelines.statuses import FAILED, INTERRUPTED, USAGE
 
 if TYPE_CHECKING:
     from pipelines.generators import Trained

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from gan_core import registry
 from gan_core.overrides import parse
 from pipelines.config import packaged
-from pipelines.plan import USAGE, check
+from pipelines.plan import check
+from pipelines.statuses import USAGE
 
 if TYPE_CHECKING:
     from pipelines.sweeps.plan import SweepPlan

@@ -28,7 +28,7 @@ from gan_core.theory import bounds, dirac, game, saturation, stability
 from gan_core.theory.check import DIFFERS
 from pipelines import environment, theory_plots, tracking
 from pipelines.config import MlflowConfig
-from pipelines.plan import FAILED, INTERRUPTED, USAGE
+from pipelines.statuses import FAILED, INTERRUPTED, USAGE
 from pipelines.theory_report import (
     Findings,
     as_csv,

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from gan_core.overrides import dumps
 from pipelines.config import packaged
-from pipelines.plan import USAGE, check, make_plan
+from pipelines.plan import check, make_plan
+from pipelines.statuses import USAGE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -89,3 +89,22 @@ def noise_images(count, size=28, channels=1, seed=0):
         Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0)).save(buffer, "PNG")
         encoded.append(buffer.getvalue())
     return encoded, pixels
+
+
+def prepared_digits(folder: Path) -> str:
+    """The digits as `raygan prepare` leaves them, in three shards below `folder`; made once."""
+    from gan_core.data import digits
+    from pipelines import prepare
+
+    if not (folder / "prepared" / "dataset.json").is_file():
+        dataset = digits.load()
+        folder.mkdir(parents=True, exist_ok=True)
+        encoded = []
+        for image in dataset.images.numpy():
+            buffer = io.BytesIO()
+            Image.fromarray(image[0]).save(buffer, "PNG")
+            encoded.append(buffer.getvalue())
+        path = write_parquet(folder / "digits.parquet", encoded, dataset.labels.tolist())
+        words = [str(path), str(folder / "prepared"), "--resolution", "8", "--workers", "1", "--shard-megabytes", "0.04"]
+        assert prepare.main(words) == 0
+    return str(folder / "prepared")

@@ -11,6 +11,7 @@ import torch
 
 from gan_core import registry
 from gan_core.config import SUPPLIED_BY_DATA
+from gan_core.data._decode import CONVERSIONS, REASONS
 from gan_core.divergences import DIVERGENCES
 from gan_core.losses import LOSSES
 from gan_core.measures import MEASURES
@@ -18,7 +19,7 @@ from gan_core.regularizers import REGULARIZERS
 from gan_core.schema import keyword_schema
 from gan_core.sections import AugmentConfig, StepRatioScheduleConfig
 from gan_core.variants import VARIANTS
-from pipelines import apart, sample
+from pipelines import apart, prepare, sample
 from pipelines.drawing import many, shows
 from pipelines.sweeps.config import SweepConfig
 from tests.support import tiny_trainer
@@ -42,6 +43,32 @@ def logged(**options):
     reports = []
     tiny_trainer(**options).run(reports.append)
     return {key for report in reports for key in report.metrics}
+
+
+def test_every_data_set_is_in_the_table_with_its_options_and_their_defaults():
+    assert names("Data sets")[: len(rows("Data sets"))] == registry.choices("gan_core.data")
+    for row in rows("Data sets"):
+        parameters = inspect.signature(registry.find("gan_core.data", row[0].strip("`")).load).parameters
+        said = dict(re.findall(r"`(\w+)`(?: ([\w.]+))?", row[1]))
+        assert list(said) == list(parameters)
+        for name, parameter in parameters.items():
+            default = parameter.default
+            written = "" if default is inspect.Parameter.empty else "null" if default is None else str(default).removesuffix(".0")
+            assert said[name] == written, (row[0], name)
+
+
+def test_every_option_of_prepare_is_in_the_table_with_its_default():
+    options = {
+        action.option_strings[-1]: action for action in prepare._parser()._actions if action.option_strings and action.dest != "help"
+    }
+    assert names("Preparing") == list(options)
+    for row in rows("Preparing"):
+        default = options[row[0].strip("`")].default
+        assert row[1] == ("" if default is None else str(default))
+
+
+def test_every_conversion_and_every_reason_of_the_decoder_is_in_the_tables():
+    assert [name for name in names("Images that are not plain") if name in (*CONVERSIONS, *REASONS)] == [*CONVERSIONS, *REASONS]
 
 
 def test_every_loss_is_in_the_table_with_its_undecided_logit():

@@ -5,19 +5,31 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-VERSION = 1
+from gan_core.data._tables import Stamp
+from gan_core.paging import Pages
+
+VERSION = 2  # to be raised when the same bytes shall become other pixels
+
+
+class Stored(NamedTuple):
+    """The manifest, the images as a memory map [count, C, H, W] uint8 with its pages, and the labels [count] int64 or None."""
+
+    manifest: dict[str, Any]
+    images: Tensor
+    labels: Tensor | None
+    pages: Pages | None
 
 
 def folder(cache_dir: str | None) -> Path:
@@ -25,13 +37,14 @@ def folder(cache_dir: str | None) -> Path:
     return Path(cache_dir or os.environ.get("RAYGAN_CACHE") or "~/.cache/raygan").expanduser()
 
 
-@contextmanager
-def entry(folder: Path, files: list[Path], settings: dict[str, Any]) -> Iterator["Entry"]:
-    """The cache entry of these files under these settings, locked against other processes.
+def stamps_of(files: Sequence[Path]) -> list[Stamp]:
+    """A file counts as the same while its path, size and modification time are."""
+    return [Stamp(str(file), status.st_size, status.st_mtime_ns) for file in files for status in [file.stat()]]
 
-    A file counts as the same while its path, size and modification time are.
-    """
-    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+@contextmanager
+def entry(folder: Path, stamps: Sequence[Stamp], settings: dict[str, Any]) -> Iterator["Entry"]:
+    """The cache entry of these files under these settings, locked against other processes."""
     key = sha256(json.dumps([VERSION, stamps, settings], sort_keys=True).encode()).hexdigest()[:24]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,16 +78,16 @@ class Entry:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def read(self) -> tuple[dict[str, Any], Tensor, Tensor | None]:
-        """The manifest, the images as a memory map [count, C, H, W] uint8, and the labels [count] int64 or None."""
+    def read(self) -> Stored:
+        """What the writer wrote."""
         manifest = json.loads((self.folder / "manifest.json").read_text())
-        count = manifest["count"]
+        count, shape = manifest["count"], manifest["shape"]
         if count == 0:
-            return manifest, torch.empty(0, *manifest["shape"], dtype=torch.uint8), None
-        # Mode "c" (copy on write) shares pages as "r" does, and gives torch the writable array that it asks for.
-        images = np.memmap(self.folder / "images.bin", np.uint8, "c", shape=(count, *manifest["shape"]))
-        labels = np.fromfile(self.folder / "labels.bin", np.int64) if manifest["labelled"] else None
-        return manifest, torch.from_numpy(images), None if labels is None else torch.from_numpy(labels)
+            return Stored(manifest, torch.empty(0, *shape, dtype=torch.uint8), None, None)
+        pages = Pages(self.folder / "images.bin")
+        images = torch.from_numpy(pages.array().reshape(count, *shape))
+        labels = torch.from_numpy(np.fromfile(self.folder / "labels.bin", np.int64)) if manifest["labelled"] else None
+        return Stored(manifest, images, labels, pages)
 
 
 class Writer:
@@ -84,16 +97,24 @@ class Writer:
         self.folder, self.images, self.shape = folder, images, shape
         self.labels: list[int] = []
         self.corrupt: list[str] = []
+        self.conversions: dict[str, int] = {}
         self.count = 0
+        self.content_hash: str | None = None
         self.digest = sha256(str(shape).encode())
 
     def add(self, pixels: np.ndarray[Any, np.dtype[np.uint8]], label: int | None) -> None:
+        """One image [C, H, W]."""
         content = pixels.tobytes()
         self.images.write(content)
         self.digest.update(content)
         self.count += 1
         if label is not None:
             self.labels.append(label)
+
+    def extend(self, pixels: memoryview, count: int) -> None:
+        """Several images, of content that `content_hash` will name."""
+        self.images.write(pixels)
+        self.count += count
 
     def drop(self, reason: str) -> None:
         self.corrupt.append(reason)
@@ -106,8 +127,9 @@ class Writer:
             "shape": self.shape,
             "count": self.count,
             "labelled": bool(self.labels),
-            "content_hash": self.digest.hexdigest(),
+            "content_hash": self.content_hash or self.digest.hexdigest(),
             "corrupt": self.corrupt,
+            "conversions": self.conversions,
         }
         (self.folder / "manifest.json").write_text(json.dumps(manifest))
 

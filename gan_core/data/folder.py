@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gan_core.data._encoded import LocalPath, Resize, Row, Source, Wanted, decoded
+from gan_core.data import _cache
+from gan_core.data._decode import Row
+from gan_core.data._encoded import LocalPath, Resize, Source, Wanted, decoded
+from gan_core.data._listing import SUFFIXES, classes_of, list_images, printable, read
 from gan_core.datatypes import ImageDataset
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FILES_AT_ONCE = 256
 
 
@@ -33,21 +35,26 @@ def load(
     root = Path(path)
     if not root.is_dir():
         raise ValueError(f"data.path: no folder at {root}; give one that holds images, or data.name=parquet for a Parquet file")
-    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
+    places, unusable, _ = list_images(root)
+    if not places:
         raise ValueError(f"data.path: the folder {root} holds no image files ({', '.join(SUFFIXES)})")
-    places = [file.relative_to(root) for file in files]
-    classes = sorted({place.parts[0] for place in places if len(place.parts) > 1})
-    labelled = len(classes) > 1 and all(len(place.parts) > 1 for place in places)
-    classes = classes if labelled else []
+    classes = classes_of(places)
 
     def rows() -> Iterator[list[Row]]:
-        for first in range(0, len(files), FILES_AT_ONCE):
-            part = slice(first, first + FILES_AT_ONCE)
-            labels = [classes.index(place.parts[0]) if labelled else -1 for place in places[part]]
-            yield [Row(str(place), file.read_bytes(), label) for place, file, label in zip(places[part], files[part], labels, strict=True)]
+        for first in range(0, len(places), FILES_AT_ONCE):
+            part = places[first : first + FILES_AT_ONCE]
+            yield [Row(printable(place), read(root / place), classes.index(place.parts[0]) if classes else -1) for place in part]
+        yield [Row(printable(place), why, -1) for place, why in unusable]
 
-    source = Source(path, files, rows, labelled)
-    wanted = Wanted(resolution, channels, resize, {"classes": classes})
-    manifest, images, found = decoded(source, wanted, max_corrupt_fraction=max_corrupt_fraction, cache_dir=cache_dir)
-    return ImageDataset(root.name, images, found, manifest["content_hash"], num_classes=len(classes), source=str(root))
+    source = Source(path, _cache.stamps_of([root / place for place in places]), rows, labelled=bool(classes))
+    wanted = Wanted(resolution, channels, resize, {"classes": classes, "unusable": [str(place) for place, _ in unusable]})
+    stored = decoded(source, wanted, max_corrupt_fraction=max_corrupt_fraction, cache_dir=cache_dir)
+    return ImageDataset(
+        root.name,
+        stored.images,
+        stored.labels,
+        stored.manifest["content_hash"],
+        num_classes=len(classes),
+        source=str(root),
+        pages=stored.pages,
+    )

@@ -1,25 +1,25 @@
-"""Images in Parquet files: a column of encoded bytes, or of struct<bytes, path> as Hugging Face writes it, and optional labels.
+"""Images in Parquet files: prepared by `raygan prepare`, or encoded, in a column of bytes or of struct<bytes, path> as Hugging Face writes
+it; with optional labels. On this machine, or at an address such as s3://bucket/folder.
 
-Images are decoded once into a memory-mapped cache of uint8 pixels that all workers of a node share.
+Images are unpacked or decoded once into a memory-mapped cache of uint8 pixels that all workers of a node share.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 from pydantic import Field
 
-from gan_core.data._encoded import LocalPath, Resize, Row, Source, Wanted, decoded
+from gan_core.data import _cache, _shards, _tables
+from gan_core.data._decode import Row
+from gan_core.data._encoded import AnyPath, LocalPath, Resize, Source, Wanted, decoded
+from gan_core.data._tables import Place, Stamp
 from gan_core.datatypes import ImageDataset
-
-ROWS_AT_ONCE = 1024
 
 
 def load(
     *,
-    path: LocalPath,
+    path: AnyPath,
     resolution: Annotated[int, Field(gt=0)] | None = None,
     channels: Literal[1, 3] | None = None,
     resize: Resize = "never",
@@ -30,85 +30,85 @@ def load(
 ) -> ImageDataset:
     """Images [count, channels, resolution, resolution] uint8 from the Parquet file, or folder of Parquet files, at `path`.
 
+    Of a prepared data set, a folder with dataset.json, the shards are checked against their hashes, and its content hash is that of
+    dataset.json; the settings below were settled when it was prepared.
+
     `resolution` and `channels` default to those of the first image. An image of another size is an error under `resize:
     never`; with a filter, its short side is resized to `resolution` and its centre cropped. `label_column` defaults to
     `label` where there is one. A row that cannot be decoded is dropped and reported; more than `max_corrupt_fraction` of
     such rows is an error. The cache lies in `cache_dir`, else in $RAYGAN_CACHE, else in ~/.cache/raygan.
 
     Raises:
-        ValueError: nothing at `path`, no rows, no usable image column, sizes that `resize` does not allow, too many corrupt rows.
+        ValueError: nothing at `path`, no rows, no usable image column, sizes that `resize` does not allow, too many corrupt rows; a
+            prepared data set that is damaged, or was prepared otherwise than the settings say.
     """
-    files = _files(Path(path))
-    columns = _columns(files, image_column, label_column)
-    source = Source(path, files, lambda: _rows(files, columns), labelled=columns.label is not None)
+    place = _tables.locate(path)
+    manifest = _shards.read_manifest(place)
+    files = _tables.parquet_files(place)
+    if manifest is not None:
+        for key, given, there in (
+            ("resolution", resolution, manifest.resolution),
+            ("channels", channels, manifest.channels),
+            ("resize", resize if resize != "never" else None, "done"),
+            ("image_column", image_column if image_column != "image" else None, "image"),
+            ("label_column", label_column, "label"),
+            ("max_corrupt_fraction", max_corrupt_fraction or None, 0.0),
+        ):
+            if given not in (None, there):
+                raise ValueError(f"data.{key}: {path} was prepared with {key} {there}, given {given}; leave it out, or prepare it again")
+        return _prepared(place, manifest, files, cache_dir)
+    columns, metadata = _tables.find_columns(place, files, image_column, label_column)
+
+    def rows() -> Iterator[list[Row]]:
+        for part in _tables.row_groups(files, metadata):
+            yield from _tables.read_rows(place.filesystem, part, columns)
+
+    source = Source(path, _stamps(place, files), rows, labelled=columns.label is not None)
     wanted = Wanted(resolution, channels, resize, {"image": image_column, "label": columns.label})
-    manifest, images, labels = decoded(source, wanted, max_corrupt_fraction=max_corrupt_fraction, cache_dir=cache_dir)
-    classes = int(labels.max()) + 1 if labels is not None else 0
-    return ImageDataset(_name(Path(path)), images, labels, manifest["content_hash"], num_classes=classes, source=str(path))
+    stored = decoded(source, wanted, max_corrupt_fraction=max_corrupt_fraction, cache_dir=cache_dir)
+    return _dataset(place, stored, int(stored.labels.max()) + 1 if stored.labels is not None else 0)
 
 
-class Columns(NamedTuple):
-    """The columns to read; `nested` says that images are struct<bytes, ...>."""
+def _prepared(place: Place, manifest: _shards.Manifest, files: list[Stamp], cache_dir: str | None) -> ImageDataset:
+    """The shards, checked and unpacked."""
+    _shards.require_shards(place, manifest, files)
+    settings = {"prepared": _shards.VERSION, "content": manifest.content_hash}
+    with _cache.entry(_cache.folder(cache_dir), _stamps(place, files), settings) as cache:
+        if not cache.is_complete():
+            try:
+                with cache.writer(manifest.channels, manifest.resolution) as writer:
+                    writer.content_hash = manifest.content_hash
+                    for shard in manifest.shards:
+                        for part in _shards.read_shard(place, manifest, shard):
+                            if isinstance(part, np.ndarray):
+                                writer.labels.extend(part.tolist())
+                            else:
+                                writer.extend(part.pixels, part.images)
+            except OSError as error:  # a full disk
+                raise ValueError(f"data: {place.address} could not be unpacked into {cache.folder.parent} ({error})") from None
+        stored = cache.read()
+    return _dataset(place, stored, len(manifest.classes))
 
-    image: str
-    nested: bool
-    label: str | None
+
+def _dataset(place: Place, stored: _cache.Stored, classes: int) -> ImageDataset:
+    return ImageDataset(
+        _name(place),
+        stored.images,
+        stored.labels,
+        stored.manifest["content_hash"],
+        num_classes=classes,
+        source=place.address,
+        pages=stored.pages,
+    )
 
 
-def _name(path: Path) -> str:
+def _stamps(place: Place, files: list[Stamp]) -> list[Stamp]:
+    """With the address, because paths of different object stores may be alike."""
+    return files if place.path == place.address else [Stamp(place.address, 0, 0), *files]
+
+
+def _name(place: Place) -> str:
     """`mnist/train` for .../mnist/train.parquet: a stem alone is too often just `train`."""
-    return path.name if path.is_dir() else f"{path.parent.name}/{path.stem}"
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.exists():
-        raise ValueError(f"data.path: nothing at {path}; give a Parquet file, or a folder that holds some")
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    if not files:
-        raise ValueError(f"data.path: the folder {path} holds no *.parquet file")
-    return files
-
-
-def _columns(files: list[Path], image: str, label: str | None) -> Columns:
-    """Check every file's schema, before any image is decoded."""
-    found = Columns(image, False, label)
-    rows = 0
-    for file in files:
-        try:
-            parquet = pq.ParquetFile(file)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"data.path: {file} is not a readable Parquet file ({error})") from None
-        schema = parquet.schema_arrow
-        rows += parquet.metadata.num_rows
-        if image not in schema.names:
-            raise ValueError(f"data.image_column: {file} has no column '{image}'; its columns: {', '.join(schema.names)}")
-        kind = schema.field(image).type
-        nested = pa.types.is_struct(kind)
-        if nested and "bytes" in {field.name for field in kind}:
-            kind = kind.field("bytes").type
-        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-            raise ValueError(f"data.image_column: '{image}' in {file} is {kind}; it must hold encoded bytes, or struct<bytes, path>")
-        if label is not None and label not in schema.names:
-            raise ValueError(f"data.label_column: {file} has no column '{label}'; its columns: {', '.join(schema.names)}")
-        labelled = label or ("label" if "label" in schema.names else None)
-        if labelled and not pa.types.is_integer(schema.field(labelled).type):
-            raise ValueError(f"data.label_column: '{labelled}' in {file} is {schema.field(labelled).type}; labels must be integers")
-        if file != files[0] and (nested, labelled) != found[1:]:
-            raise ValueError(f"data.path: {file} and {files[0]} have different image or label columns")
-        found = Columns(image, nested, labelled)
-    if rows == 0:
-        raise ValueError(f"data.path: {files[0] if len(files) == 1 else files[0].parent} holds no rows")
-    return found
-
-
-def _rows(files: list[Path], columns: Columns) -> Iterator[list[Row]]:
-    names = [columns.image] + ([columns.label] if columns.label else [])
-    for file in files:
-        number = 0
-        for batch in pq.ParquetFile(file).iter_batches(ROWS_AT_ONCE, columns=names):
-            cells: list[Any] = batch.column(columns.image).to_pylist()
-            if columns.nested:
-                cells = [cell and cell["bytes"] for cell in cells]
-            labels = batch.column(columns.label).to_pylist() if columns.label else [-1] * len(cells)
-            yield [Row(f"{file.name} row {number + i}", *row) for i, row in enumerate(zip(cells, labels, strict=True))]
-            number += len(cells)
+    if not place.name.endswith(".parquet"):
+        return place.name
+    return f"{place.path.split('/')[-2]}/{place.name.removesuffix('.parquet')}" if "/" in place.path else place.name

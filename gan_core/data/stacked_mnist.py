@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from gan_core import sampling
 from gan_core.data import _cache, parquet
-from gan_core.data._encoded import LocalPath
+from gan_core.data._encoded import AnyPath, LocalPath
 from gan_core.datatypes import ImageDataset
 
 VERSION = 1
@@ -40,7 +40,7 @@ PROTOCOLS = {
 
 def load(
     *,
-    path: LocalPath,
+    path: AnyPath,
     resolution: Literal[28, 32] = 28,
     count: Annotated[int, Field(gt=0)] = 128_000,
     seed: int = 0,
@@ -66,13 +66,19 @@ def load(
                         writer.add(pixels, label)
             except OSError as error:  # a full disk
                 raise ValueError(f"data: {count} stacks could not be written into {cache.folder.parent} ({error})") from None
-        manifest, images, labels = cache.read()
+        stored = cache.read()
     return ImageDataset(
-        "stacked_mnist", images, labels, manifest["content_hash"], num_classes=DIGITS**3, source=f"{path}, {count} stacks, seed {seed}"
+        "stacked_mnist",
+        stored.images,
+        stored.labels,
+        stored.manifest["content_hash"],
+        num_classes=DIGITS**3,
+        source=f"{path}, {count} stacks, seed {seed}",
+        pages=stored.pages,
     )
 
 
-def digits(*, path: LocalPath, resolution: Literal[28, 32] = 28, cache_dir: LocalPath | None = None) -> ImageDataset:
+def digits(*, path: AnyPath, resolution: Literal[28, 32] = 28, cache_dir: LocalPath | None = None) -> ImageDataset:
     """Plain MNIST [count, 1, resolution, resolution] with the same border: what the classifier of the metric is trained on.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from gan_core.drawing import BLOCK
-from pipelines import launch
+from pipelines.cluster import connected
 from pipelines.drawing import outputs, painter
 from pipelines.drawing.painter import Painter, Recipe
 from pipelines.generators import Trained
@@ -49,7 +49,7 @@ def draw(trained: Trained, order: Order) -> str:
             means = "in this process"
         else:
             painter.quiet()
-            stack.enter_context(launch.connected(dashboard=False))
+            stack.enter_context(connected(dashboard=False))
             workers, share = painter.require_workers(order.workers, order.gpus_per_worker)
             tables = painter.pooled(work, *parts, workers=workers, gpus=share)
             means = f"by {workers} worker{'s' if workers > 1 else ''}"

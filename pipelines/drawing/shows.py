@@ -172,7 +172,7 @@ def _of_w(model: TruncatedInW, batch: Batch) -> Tensor:
 
 def _decoded(picture: Path, layout: Layout) -> np.ndarray:
     try:
-        return decode(picture.read_bytes(), layout, str(picture))
+        return decode(picture.read_bytes(), layout).pixels
     except OSError as error:
         raise ValueError(f"--project: {picture} cannot be read ({error.strerror})") from None
     except CorruptImageError as error:

@@ -15,11 +15,11 @@ from mlflow.exceptions import MlflowException
 from ray.tune.schedulers import FIFOScheduler
 
 from gan_core.overrides import merge
-from pipelines import environment, launch, results, tracking
+from pipelines import cluster, environment, launch, results, tracking
 from pipelines.conduct import say
-from pipelines.plan import FAILED, INTERRUPTED, USAGE
 from pipelines.results import CONFIRM, SCREEN, Row
 from pipelines.signals import terminable
+from pipelines.statuses import FAILED, INTERRUPTED, USAGE
 from pipelines.sweeps import ledger, outcome, tuning
 from pipelines.sweeps.ledger import Identity
 from pipelines.sweeps.plan import SweepPlan
@@ -61,7 +61,7 @@ def _start(plan: SweepPlan, words: str, resumed: str | None, stack: ExitStack) -
     stack.enter_context(_only_driver(name, config.ray.storage_path))
     os.environ.update(tuning.environment())
     # Without the dashboard Ray Train does not give back what the workers of a killed trial held.
-    stack.enter_context(launch.connected(dashboard=config.sweep.workers_per_trial > 1, environment=tuning.environment()))
+    stack.enter_context(cluster.connected(dashboard=config.sweep.workers_per_trial > 1, environment=tuning.environment()))
     stack.enter_context(_only_driver_of_the_cluster(name))
     slots = tuning.slots(config, ray.cluster_resources())
     launch.require_reachable_from_all_nodes(tracker.uri)

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,7 @@ from gan_core.measures import MEASURES
 from gan_core.metrics import _neighbours, frechet_distance, kernel_distance
 from gan_core.regularizers import REGULARIZERS
 from gan_core.sections import ExtractorConfig
-from tests.support import tiny_trainer
+from tests.support import prepared_digits, tiny_trainer
 
 RATIOS = ["1:1", "3:1", "1:2"]
 DCGAN = {"network__name": "dcgan", "network__generator__width": 4, "network__discriminator__width": 4}
@@ -79,6 +80,7 @@ CASES = {
         "step_ratio_schedule__adjust_kimg": 0.024,
         "diagnostics__images": 5,
     },
+    "prepared shards": {"data__name": "parquet"},  # of the digits, in $RAYGAN_CACHE
 }
 
 # Every loss with every penalty, at once and lazily, at every step ratio.
@@ -105,6 +107,8 @@ GAMES = {
 
 def train(options):
     """10 steps of batch 8 in float64; what they left."""
+    if "data__name" in options:
+        options = {**options, "data__path": prepared_digits(Path(os.environ["RAYGAN_CACHE"]))}
     trainer = tiny_trainer(
         precision="float64", batch_size=8, total_kimg=0.08, schedule__report_kimg=0.04, schedule__checkpoint_kimg=0.04, **options
     )

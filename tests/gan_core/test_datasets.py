@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from gan_core import registry
-from gan_core.data import digits, ring2d
+from gan_core.data import digits, grid2d, mixture2d, ring2d
 
 
 def test_digits_are_the_1797_of_scikit_learn():
@@ -44,3 +44,30 @@ def test_the_ring_is_the_same_each_time_and_another_with_another_seed():
 @pytest.mark.parametrize("name", registry.choices("gan_core.data"))
 def test_every_data_set_has_a_load(name):
     assert callable(registry.find("gan_core.data", name).load)
+
+
+def test_points_of_equal_modes_are_what_they_always_were():
+    assert ring2d.load(count=1000).content_hash.startswith("1e108c926420440b")
+    assert grid2d.load(count=1000).content_hash.startswith("2ed260abd7a38f64")
+    grid = grid2d.load(count=1000, seed=3)
+    again = mixture2d.load(centres=grid.mixture.centres.tolist(), standard_deviation=0.05, count=1000, seed=3)
+    assert again.content_hash == grid.content_hash
+
+
+def test_a_mixture_has_its_weights_and_widths():
+    dataset = mixture2d.load(
+        centres=[[0.0, 0.0], [5.0, 1.0], [-3.0, 2.0]], standard_deviation=[0.1, 0.5, 1.0], weights=[1.0, 2.0, 5.0], count=80_000
+    )
+    assert (dataset.labels.bincount() / 80_000).tolist() == pytest.approx([1 / 8, 2 / 8, 5 / 8], abs=0.005)
+    for mode, (centre, deviation) in enumerate(zip([[0.0, 0.0], [5.0, 1.0], [-3.0, 2.0]], [0.1, 0.5, 1.0])):
+        mine = dataset.images.flatten(1)[dataset.labels == mode]
+        assert mine.mean(0).tolist() == pytest.approx(centre, abs=0.02)
+        assert mine.std(0).tolist() == pytest.approx([deviation] * 2, rel=0.03)
+    assert (dataset.num_classes, dataset.images.shape) == (3, (80_000, 2, 1, 1))
+
+
+def test_a_mixture_takes_one_width_and_one_weight_for_each_centre():
+    with pytest.raises(ValueError, match="data.standard_deviation: 2 for 3 centres; give one for each"):
+        mixture2d.load(centres=[[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]], standard_deviation=[0.1, 0.2])
+    with pytest.raises(ValueError, match="data.weights: 1 for 2 centres"):
+        mixture2d.load(centres=[[0.0, 0.0], [1.0, 1.0]], weights=[1.0])

@@ -12,6 +12,7 @@ from gan_core import distributed
 from gan_core.metrics import _neighbours, frechet_distance, kernel_distance
 from gan_core.regularizers import REGULARIZERS
 from tests.gan_core.ranks import CASES, GAMES, OBJECTIVES, free_port, gradients, scores, train
+from tests.support import prepared_digits
 
 TIMED = ("progress/images_per_second", "progress/device_seconds", "progress/diagnostics_share")
 
@@ -21,6 +22,7 @@ def two_ranks(tmp_path_factory):
     folder, port = tmp_path_factory.mktemp("ranks"), free_port()
     command = [sys.executable, "-m", "tests.gan_core.ranks"]
     environment = {**os.environ, "RAYGAN_CACHE": str(folder / "cache")}
+    prepared_digits(folder / "cache")
     processes = [subprocess.Popen([*command, str(rank), "2", str(port), str(folder)], env=environment) for rank in range(2)]
     try:
         assert [process.wait(timeout=240) for process in processes] == [0, 0]

@@ -3,9 +3,12 @@ import math
 import pytest
 import torch
 
-from gan_core.data import grid2d, ring2d
+from gan_core import Trainer
+from gan_core.config import GanConfig
+from gan_core.data import grid2d, mixture2d, ring2d
 from gan_core.metrics import mode_coverage
-from tests.support import tiny_trainer
+from gan_core.overrides import flatten, merge, unflatten, validate
+from tests.support import tiny_trainer, tiny_tree
 
 
 def test_all_modes_of_the_data_are_found_and_nearly_all_points_are_good():
@@ -43,3 +46,46 @@ def test_a_training_on_a_known_mixture_reports_its_modes():
     tiny_trainer(data__name="grid2d", data__count=500, network__generator__output="linear").run(reports.append)
     assert 0.0 <= reports[-1].metrics["quality/good_points"] <= 1.0
     assert reports[-1].metrics["quality/modes"] == int(reports[-1].metrics["quality/modes"]) <= 25
+
+
+def test_points_of_a_mixture_with_weights_and_widths_are_judged_by_them():
+    dataset = mixture2d.load(centres=[[0.0, 0.0], [4.0, 0.0]], standard_deviation=[0.1, 1.0], weights=[1.0, 9.0], count=50_000)
+    found = mode_coverage.evaluate(dataset.images, dataset.mixture)
+    assert found["modes"] == 2
+    assert found["good_points"] == pytest.approx(1 - math.exp(-4.5), abs=0.002)  # of a Rayleigh variable, within 3
+    assert found["mode_reverse_kl"] == pytest.approx(0.0, abs=1e-3)
+    even = mixture2d.load(centres=[[0.0, 0.0], [4.0, 0.0]], standard_deviation=[0.1, 1.0], count=50_000)
+    expected = 0.5 * math.log(0.5 / 0.1) + 0.5 * math.log(0.5 / 0.9)
+    assert mode_coverage.evaluate(even.images, dataset.mixture)["mode_reverse_kl"] == pytest.approx(expected, abs=0.01)
+
+
+def test_a_point_counts_for_the_mode_from_which_it_is_the_fewest_deviations_away():
+    mixture = mixture2d.load(centres=[[0.0, 0.0], [4.0, 0.0]], standard_deviation=[0.1, 2.0], weights=[1.0, 9.0], count=1).mixture
+    point = torch.tensor([[1.0, 0.0]])[:, :, None, None]  # 10 deviations from the first, 1.5 from the second
+    assert mode_coverage.evaluate(point, mixture) == pytest.approx(
+        {"modes": 1, "good_points": 1, "mode_reverse_kl": math.log(1 / 0.9)}, rel=1e-6
+    )
+
+
+def test_no_good_point_is_the_worst_that_could_be():
+    mixture = mixture2d.load(centres=[[0.0, 0.0], [4.0, 0.0]], weights=[1.0, 9.0], count=1).mixture
+    far = torch.full((5, 2, 1, 1), 99.0)
+    assert mode_coverage.evaluate(far, mixture)["mode_reverse_kl"] == pytest.approx(math.log(10), rel=1e-6)
+
+
+def test_a_training_on_any_mixture_reports_its_modes_and_its_params_make_it_again():
+    options = {
+        "data": {
+            "name": "mixture2d",
+            "centres": [[0.0, 0.0], [0.5, -0.25], [-1.0, 1.0]],
+            "weights": [1.0, 2.0, 3.0],
+            "standard_deviation": [0.1, 0.2, 0.3],
+        },
+        "network.generator.output": "linear",
+    }
+    config = validate(merge(tiny_tree(), options), GanConfig)
+    assert validate(unflatten(flatten(config)), GanConfig) == config
+    reports = []
+    Trainer(config, device="cpu").run(reports.append)
+    assert 0.0 <= reports[-1].metrics["quality/modes"] <= 3.0
+    assert 0.0 <= reports[-1].metrics["quality/mode_reverse_kl"] <= math.log(6) + 1e-6

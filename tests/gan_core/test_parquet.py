@@ -107,12 +107,12 @@ def test_corrupt_rows_are_named_and_fail_the_run_above_the_threshold(tmp_path):
 def test_truncated_deep_and_unlabelled_images_are_corrupt(tmp_path):
     encoded, _ = noise_images(4, size=28)
     buffer = io.BytesIO()
-    Image.fromarray(np.full((28, 28), 60_000, np.uint16)).save(buffer, "PNG")
+    Image.fromarray(np.full((28, 28), 0.5, np.float32)).save(buffer, "TIFF")
     encoded[1], encoded[2] = encoded[1][: len(encoded[1]) // 2], buffer.getvalue()
     write_parquet(tmp_path / "a.parquet", encoded, [0, 1, 2, None])
     message = bad(tmp_path)
     assert "row 1: cannot be decoded" in message
-    assert "row 2: has more than 8 bits a channel" in message
+    assert "row 2: has values without a known range (mode F)" in message
     assert "row 3: label None" in message
 
 

@@ -1,0 +1,177 @@
+"""Encoded images in Parquet files: finding the files and columns, and reading rows. Needs no PyTorch."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from gan_core.data._decode import Row
+
+ROWS_AT_ONCE = 1024
+
+
+class Place(NamedTuple):
+    """A file or folder on a file system: where pyarrow finds it, and the address that the user gave."""
+
+    filesystem: Any
+    path: str
+    address: str
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rstrip("/").rpartition("/")[2]
+
+
+class Stamp(NamedTuple):
+    """A file: its path on the file system, and what changes when it does."""
+
+    path: str
+    size: int
+    modified: int
+
+
+class Columns(NamedTuple):
+    """The columns to read; `nested` says that images are struct<bytes, ...>."""
+
+    image: str
+    nested: bool
+    label: str | None
+
+
+class Part(NamedTuple):
+    """Rows `first` ... `stop` - 1, by their number in the file, of a row group of a file, which begins at row `group_first`."""
+
+    file: str
+    group: int
+    group_first: int
+    first: int
+    stop: int
+
+
+def locate(address: str) -> Place:
+    """Where an address is: a local path, or a URI such as s3://bucket/folder or gs://bucket/folder.
+
+    Raises:
+        ValueError: pyarrow does not know the scheme, or cannot reach it.
+    """
+    if "://" not in address:
+        return Place(pyarrow.fs.LocalFileSystem(), address, address)
+    try:
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(address)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{address} is no address that pyarrow can reach ({error}); give a path, s3://, gs:// or file://") from None
+    return Place(filesystem, path, address)
+
+
+def parquet_files(place: Place) -> list[Stamp]:
+    """The Parquet file at `place`, or those at any depth below it, in the order of their paths.
+
+    Raises:
+        ValueError: nothing there, or the address cannot be reached.
+    """
+    try:
+        info = place.filesystem.get_file_info(place.path)
+        if info.type == pyarrow.fs.FileType.Directory:
+            below = place.filesystem.get_file_info(pyarrow.fs.FileSelector(place.path, recursive=True))
+            found = [item for item in below if item.type == pyarrow.fs.FileType.File and item.path.endswith(".parquet")]
+        else:
+            found = [info] if info.type == pyarrow.fs.FileType.File else []
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"data.path: {place.address} cannot be reached ({error})") from None
+    if info.type == pyarrow.fs.FileType.NotFound:
+        raise ValueError(f"data.path: nothing at {place.address}; give a Parquet file, or a folder that holds some")
+    if not found:
+        raise ValueError(f"data.path: the folder {place.address} holds no *.parquet file")
+    found.sort(key=lambda item: item.path.split("/"))
+    return [Stamp(item.path, item.size, item.mtime_ns or 0) for item in found]
+
+
+def find_columns(place: Place, files: list[Stamp], image: str, label: str | None) -> tuple[Columns, list[Any]]:
+    """The columns, checked in every file's schema before any image is decoded; and the files' metadata.
+
+    Raises:
+        ValueError: a file that is no Parquet, columns that are not there or of another kind, no rows.
+    """
+    found, metadata = Columns(image, False, label), []
+    for file, _, _ in files:
+        try:
+            with place.filesystem.open_input_file(file) as stream:
+                parquet = pq.ParquetFile(stream)
+                metadata.append(parquet.metadata)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"data.path: {file} is not a readable Parquet file ({error})") from None
+        columns = _columns(file, parquet.schema_arrow, image, label)
+        if file != files[0].path and columns != found:
+            raise ValueError(f"data.path: {file} and {files[0].path} have different image or label columns")
+        found = columns
+    if sum(one.num_rows for one in metadata) == 0:
+        raise ValueError(f"data.path: {place.address} holds no rows")
+    return found, metadata
+
+
+def _columns(file: str, schema: Any, image: str, label: str | None) -> Columns:
+    if image not in schema.names:
+        raise ValueError(f"data.image_column: {file} has no column '{image}'; its columns: {', '.join(schema.names)}")
+    kind = schema.field(image).type
+    nested = pa.types.is_struct(kind)
+    if nested and "bytes" in {field.name for field in kind}:
+        kind = kind.field("bytes").type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        prepared = pa.types.is_fixed_size_binary(kind)
+        hint = "; it is part of a prepared data set: give the folder that holds its dataset.json" if prepared else ""
+        raise ValueError(f"data.image_column: '{image}' in {file} is {kind}; it must hold encoded bytes, or struct<bytes, path>{hint}")
+    if label is not None and label not in schema.names:
+        raise ValueError(f"data.label_column: {file} has no column '{label}'; its columns: {', '.join(schema.names)}")
+    labelled = label or ("label" if "label" in schema.names else None)
+    if labelled and not pa.types.is_integer(schema.field(labelled).type):
+        raise ValueError(f"data.label_column: '{labelled}' in {file} is {schema.field(labelled).type}; labels must be integers")
+    return Columns(image, nested, labelled)
+
+
+def class_names(metadata: Any, label: str | None) -> list[str]:
+    """The names that Hugging Face's schema metadata give the classes of a column; empty where there are none, or they are no such JSON."""
+    stored = (metadata.schema.to_arrow_schema().metadata or {}).get(b"huggingface")
+    try:
+        names = json.loads(stored or b"null")["info"]["features"][label]["names"]
+    except (TypeError, ValueError, KeyError):
+        return []
+    return list(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
+
+
+def row_groups(files: list[Stamp], metadata: list[Any]) -> list[Part]:
+    """Every row group of every file, whole."""
+    parts = []
+    for file, one in zip(files, metadata, strict=True):
+        first = 0
+        for group in range(one.num_row_groups):
+            stop = first + one.row_group(group).num_rows
+            parts.append(Part(file.path, group, first, first, stop))
+            first = stop
+    return parts
+
+
+def read_rows(filesystem: Any, part: Part, columns: Columns) -> Iterator[list[Row]]:
+    """The rows of a part, in chunks."""
+    names = [columns.image] + ([columns.label] if columns.label else [])
+    shown = part.file.rpartition("/")[2]
+    number = part.group_first
+    with filesystem.open_input_file(part.file) as stream:
+        for batch in pq.ParquetFile(stream).iter_batches(ROWS_AT_ONCE, row_groups=[part.group], columns=names):
+            start, stop = max(part.first - number, 0), min(part.stop - number, len(batch))
+            if start < stop:
+                yield _chunk(batch.slice(start, stop - start), columns, shown, number + start)
+            number += len(batch)
+            if number >= part.stop:
+                return
+
+
+def _chunk(batch: Any, columns: Columns, file: str, number: int) -> list[Row]:
+    cells: list[Any] = batch.column(columns.image).to_pylist()
+    if columns.nested:
+        cells = [cell and cell["bytes"] for cell in cells]
+    labels = batch.column(columns.label).to_pylist() if columns.label else [-1] * len(cells)
+    return [Row(f"{file} row {number + i}", *row) for i, row in enumerate(zip(cells, labels, strict=True))]
