@@ -1,6 +1,7 @@
 """From a config to the things that training uses: data, networks, players. The only place in the core that reads the config for them."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
 from typing import NamedTuple
@@ -10,17 +11,21 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from gan_core import distributed, judging, registry
+from gan_core.augment import Augmenter
 from gan_core.config import GanConfig
 from gan_core.datatypes import ImageDataset
 from gan_core.diagnostics import Thresholds
 from gan_core.ema import Average
 from gan_core.losses import LOSSES
+from gan_core.path_length import PathLength
 from gan_core.ratio import Band, RatioSchedule, StepRatio, Warmup
 from gan_core.regularizers import REGULARIZERS, largest_shift
 from gan_core.sampling import derive_seed, held_out_split
 from gan_core.sections import AdamConfig
 from gan_core.spectral import spectrally_normalised
 from gan_core.steps import Game, Penalty, Player
+
+SMALLEST_AUGMENTED = 8  # pixels
 
 
 class Parts(NamedTuple):
@@ -87,15 +92,17 @@ def build(config: GanConfig, device: torch.device | str | None) -> Parts:
     dataset = load_dataset(config)
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     generator, discriminator = (network.to(place, dtype).train() for network in build_networks(config, dataset))
-    require_fitting(config, dataset, discriminator)
+    require_fitting(config, dataset, generator, discriminator, ranks=distributed.world_size())
     train, held_out = held_out_split(len(dataset), config.diagnostics.held_out)
     penalties, draws = _penalties(config, dataset)
     return Parts(
         dataset,
         train,
         held_out,
-        _player(generator, config.optimizer.generator),
-        _player(discriminator, config.optimizer.discriminator, penalties, config.regularizers.clip_weight),
+        _player(generator, config.optimizer.generator, _path_intervals(config)),
+        _player(
+            discriminator, config.optimizer.discriminator, [penalty.interval for penalty in penalties], config.regularizers.clip_weight
+        ),
         Average(generator, halflife_kimg=config.ema_halflife_kimg),
         _game(config, penalties, place, dtype),
         draws,
@@ -143,8 +150,43 @@ def _game(config: GanConfig, penalties: tuple[Penalty, ...], place: torch.device
     judge = judging.WITNESS if loss.on_witness else judging.ACROSS_RANKS if loss.across_batch else judging.EACH
     anchors = torch.zeros(2, device=place, dtype=dtype) if any(penalty.name == "lecam" for penalty in penalties) else None
     return Game(
-        loss, generator_loss, judge, penalties, anchors, config.network.packing, _autocast(config, place), config.accumulation_steps
+        loss,
+        generator_loss,
+        judge,
+        penalties,
+        anchors,
+        config.network.packing,
+        _autocast(config, place),
+        config.accumulation_steps,
+        _augmenter(config, place, dtype),
+        _path(config, place, dtype),
     )
+
+
+def _augmenter(config: GanConfig, place: torch.device, dtype: torch.dtype) -> Augmenter | None:
+    asked = config.augment
+    if asked.name is None:
+        return None
+    return Augmenter(
+        registry.find("gan_core.augmentations", asked.name).augmentation(**asked.options),
+        probability=asked.probability,
+        target=asked.target,
+        full_kimg=asked.full_kimg,
+        batch_size=config.batch_size,
+        device=place,
+        dtype=dtype,
+    )
+
+
+def _path(config: GanConfig, place: torch.device, dtype: torch.dtype) -> PathLength | None:
+    asked = config.regularizers
+    if asked.path_length_weight == 0.0:
+        return None
+    return PathLength(asked.path_length_weight, asked.path_length_interval, torch.zeros(1, device=place, dtype=dtype))
+
+
+def _path_intervals(config: GanConfig) -> list[int]:
+    return [config.regularizers.path_length_interval] if config.regularizers.path_length_weight else []
 
 
 def _penalties(config: GanConfig, dataset: ImageDataset) -> tuple[tuple[Penalty, ...], int]:
@@ -160,8 +202,8 @@ def _penalties(config: GanConfig, dataset: ImageDataset) -> tuple[tuple[Penalty,
     return tuple(chosen), draws
 
 
-def require_fitting(config: GanConfig, dataset: ImageDataset, discriminator: nn.Module) -> None:
-    """Check the loss and the regularisers against data and discriminator.
+def require_fitting(config: GanConfig, dataset: ImageDataset, generator: nn.Module, discriminator: nn.Module, *, ranks: int) -> None:
+    """Check loss, regularisers and augmentation against data, networks and the number of ranks.
 
     Raises:
         ValueError: they cannot work together; what would do.
@@ -181,6 +223,13 @@ def require_fitting(config: GanConfig, dataset: ImageDataset, discriminator: nn.
         )
     if "bcr" in in_force and not largest_shift(dataset.resolution):
         raise ValueError(f"regularizers.bcr_lambda: images of {dataset.resolution} pixels cannot be shifted; it needs at least 8")
+    if config.regularizers.path_length_weight and not hasattr(generator, "synthesise"):
+        raise ValueError(
+            f"regularizers.path_length_weight: it is about a generator's w, which {config.network.name} does not have; set it to 0, or "
+            f"network.name=stylegan2"
+        )
+    _require_augmentable(config, dataset)
+    _require_whole_groups(config, discriminator, ranks)
     if LOSSES[config.loss.name].on_witness:
         if "logit" not in dict(discriminator.named_children()):
             raise ValueError(
@@ -190,10 +239,34 @@ def require_fitting(config: GanConfig, dataset: ImageDataset, discriminator: nn.
             raise ValueError(f"batch_size: the loss {config.loss.name} compares samples, and needs 2 at least, given {config.batch_size}")
 
 
-def _player(network: nn.Module, adam: AdamConfig, penalties: tuple[Penalty, ...] = (), clip_weight: float | None = None) -> Player:
+def _require_augmentable(config: GanConfig, dataset: ImageDataset) -> None:
+    asked = config.augment
+    if (asked.name or asked.mirror) and dataset.mixture is not None:
+        raise ValueError(f"augment: the data set {dataset.name} is points, and not images; set augment.name=null and augment.mirror=false")
+    if asked.name and (dataset.channels not in (1, 3) or dataset.resolution < SMALLEST_AUGMENTED):
+        raise ValueError(
+            f"augment.name: {asked.name} is for images of 1 or 3 channels and at least {SMALLEST_AUGMENTED} pixels, given "
+            f"{dataset.channels} channels and {dataset.resolution} pixels; set it to null"
+        )
+
+
+def _require_whole_groups(config: GanConfig, discriminator: nn.Module, ranks: int) -> None:
+    """Statistics over groups of images are the same for any division of a batch into whole groups."""
+    group = getattr(discriminator, "minibatch_stddev_group", None) or 1
+    parts = ranks * config.accumulation_steps
+    decisions = config.batch_size // config.network.packing
+    if decisions // parts % group:
+        raise ValueError(
+            f"batch_size: {config.batch_size} leaves {decisions // parts} decisions for each of {ranks} ranks x "
+            f"{config.accumulation_steps} accumulation steps, which network.discriminator.minibatch_stddev_group={group} does not divide; "
+            f"set one of them so that it does"
+        )
+
+
+def _player(network: nn.Module, adam: AdamConfig, intervals: Sequence[int], clip_weight: float | None = None) -> Player:
     """With lazy penalties Adam takes more steps, and smaller ones in proportion (1912.04958, appendix B)."""
     parameters = list(network.parameters())
-    share = 1.0 / (1.0 + _lazy_steps_per_step([penalty.interval for penalty in penalties]))
+    share = 1.0 / (1.0 + _lazy_steps_per_step(intervals))
     optimizer = torch.optim.Adam(
         parameters,
         lr=adam.lr * share,
@@ -205,7 +278,7 @@ def _player(network: nn.Module, adam: AdamConfig, penalties: tuple[Penalty, ...]
     return Player(network, parameters, buffers, optimizer, adam.clip_norm, clip_weight)
 
 
-def _lazy_steps_per_step(intervals: list[int]) -> float:
+def _lazy_steps_per_step(intervals: Sequence[int]) -> float:
     """How many extra optimizer steps lazy penalties add to each of the discriminator's: 1/i for one of interval i.
 
     Penalties that are due together share a step, so this is the share of whole numbers that one of the intervals divides, by

@@ -9,6 +9,7 @@ from gan_core.losses import LOSSES
 from gan_core.ratio import StepRatio
 from gan_core.schema import Section, checked_keywords, keyword_schema
 from gan_core.sections import (
+    AugmentConfig,
     DiagnosticsConfig,
     EvaluationConfig,
     Kimg,
@@ -102,6 +103,7 @@ class GanConfig(Section):
     variant: str | None = None
     loss: LossConfig = LossConfig()
     regularizers: RegularizersConfig = RegularizersConfig()
+    augment: AugmentConfig = AugmentConfig()
     step_ratio: str = "1:1"
     step_ratio_schedule: StepRatioScheduleConfig = StepRatioScheduleConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

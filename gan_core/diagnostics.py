@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gan_core.datatypes import Batch
 from gan_core.distributed import mean_over_ranks
 from gan_core.judging import Logits, caught_features
-from gan_core.steps import Game, Player, judged_rightly, pack
+from gan_core.steps import Game, Player, fakes, judged_rightly, pack
 
 SATURATED = 0.01  # a fake that is seen through and whose loss has a smaller slope than this, by its logit, teaches nothing
 
@@ -34,7 +34,7 @@ def measure(d: Player, g: Player, game: Game, *, train: Batch, held_out: Batch |
     """
     with _untouched(d.network), _untouched(g.network):
         with torch.no_grad(), game.autocast():
-            train, fake = pack(train, game.packing), pack(Batch(g.network(latents.inputs, latents.labels), latents.labels), game.packing)
+            train, fake = pack(train, game.packing), fakes(g.network, latents, game)
             with caught_features(d.network) as caught:
                 logits = game.judge.logits(d.network, train, fake)
             spread = torch.stack([_variance(features) for features in caught[:2]]) if caught else None

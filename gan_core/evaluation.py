@@ -40,7 +40,7 @@ def build_judge(
         ValueError: a metric cannot be measured with this extractor, these data or so few images.
     """
     asked, unseen = config.evaluation, held_out if len(held_out) else None
-    require_data(metrics_of(config, dataset), dataset, unseen)
+    require_data(metrics_of(config, dataset), dataset, unseen, conditional=config.network.conditional)
     extractor = build_extractor(asked.extractor, dataset, device)
     count = len(train) if asked.real_count is None else min(asked.real_count, len(train))
     chosen = train[sampling.evaluation_indices(config.seed, count=count, dataset_size=len(train))].sort().values
@@ -52,6 +52,7 @@ def build_judge(
         held_out=unseen,
         split="train",
         seed=config.seed,
+        conditional=config.network.conditional,
     )
     judge.require_enough(asked.fake_count)
     return judge
@@ -73,8 +74,9 @@ def objective(config: GanConfig, dataset: ImageDataset) -> tuple[str, float]:
 def score(judge: Judge, parts: Parts, config: GanConfig) -> Scores:
     """Scores of `evaluation.fake_count` images, named `quality/*`; ranks share the work and get the same values."""
     count = config.evaluation.fake_count
+    labels = _labels(judge, parts, torch.arange(count)) if config.network.conditional else None
     try:
-        found = judge.score(_fakes(judge, parts, config, count), count)
+        found = judge.score(_fakes(judge, parts, config, count), count, labels)
     except ValueError as error:  # images that no metric can read: NaN, or values out of range
         found = Scores({}, dict.fromkeys(judge.metrics, str(error)), judge.provenance(count))
     return found._replace(values={f"{PREFIX}{key}": value for key, value in found.values.items()})
@@ -95,12 +97,15 @@ def require_objective(scores: Scores, config: GanConfig) -> None:
 def _fakes(judge: Judge, parts: Parts, config: GanConfig, count: int) -> Iterator[Float[Tensor, "batch C H W"]]:
     """This rank's share of the images to score; where classes matter, they follow those of the real images."""
     share = -(-count // distributed.world_size())
-    first, labels = sampling.first_of_share(share), None
-    if config.network.conditional:
-        assert parts.dataset.labels is not None, "the config asks for labels, and they were found"
-        real = judge.real[torch.arange(first, first + share) % len(judge.real)]
-        labels = parts.dataset.labels[real].to(parts.device)
+    first = sampling.first_of_share(share)
+    labels = _labels(judge, parts, torch.arange(first, first + share)) if config.network.conditional else None
     return _generated(parts, config, FIRST_SEED + first, share, labels)
+
+
+def _labels(judge: Judge, parts: Parts, places: Int64[Tensor, " fakes"]) -> Int64[Tensor, " fakes"]:
+    """The classes of the fakes in these places: those of the real images, in turn."""
+    assert parts.dataset.labels is not None, "the config asks for labels, and they were found"
+    return parts.dataset.labels[judge.real[places % len(judge.real)]].to(parts.device)
 
 
 def picture(parts: Parts, config: GanConfig) -> UInt8[np.ndarray, "rows columns 3"]:

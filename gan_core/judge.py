@@ -24,7 +24,12 @@ from gan_core.provenance import Provenance
 from gan_core.sections import ExtractorConfig
 
 AT_ONCE = 256
-OTHER_KINDS = {"mixture", "stacks", "pixels"}  # needs of metrics that are of other data, or of another extractor, by their nature
+OTHER_KINDS = {
+    "mixture",
+    "stacks",
+    "pixels",
+    "fake_labels",
+}  # needs of metrics that are of other data, or of another extractor, by their nature
 
 
 class Scores(NamedTuple):
@@ -39,7 +44,7 @@ class Judge:
     """Scores generators against images of a data set, by one extractor and the metrics named.
 
     `real` are the image numbers to compare with, `held_out` numbers of images that were not trained on, for the metrics that ask
-    whether training images were copied.
+    whether training images were copied. With `conditional` fakes are made of the data's classes, and `score` is told which.
     Real features are computed at the first use, and kept beside the decoded images ($RAYGAN_CACHE) by the content of the data.
 
     Raises:
@@ -56,14 +61,18 @@ class Judge:
         held_out: Int64[Tensor, " held_out"] | None,
         split: str,
         seed: int,
+        conditional: bool = False,
     ) -> None:
+        self.conditional = conditional
         self.dataset, self.extractor, self.metrics = dataset, extractor, tuple(metrics)
         self.real, self.held_out, self.split, self.seed = real, held_out, split, seed
         self._features: dict[str, Features] = {}
         _require_measurable(self)
 
-    def score(self, fakes: Iterable[Float[Tensor, "_ C H W"]], count: int) -> Scores:
+    def score(self, fakes: Iterable[Float[Tensor, "_ C H W"]], count: int, labels: Int64[Tensor, " fake"] | None = None) -> Scores:
         """Judge `count` fake images; `fakes` gives this rank's share of them in batches, ranks in order, the last padded.
+
+        `labels` are the classes that all of them were made of, if the judge is `conditional`.
 
         Raises:
             ValueError: fakes that the extractor refuses, on any rank: NaN, another shape, values outside [-1, 1].
@@ -80,6 +89,7 @@ class Judge:
             fake_probabilities=fake.probabilities,
             held_out=held_out,
             mixture=self.dataset.mixture,
+            fake_labels=labels,
         )
         values: dict[str, float] = {}
         failures: dict[str, str] = {}
@@ -187,9 +197,14 @@ def build_extractor(config: ExtractorConfig, dataset: ImageDataset, device: torc
     return extractor
 
 
-def unmeasurable(dataset: ImageDataset, extractor: Extractor, *, real: int, fake: int, held_out: Tensor | None) -> dict[str, str]:
+def unmeasurable(
+    dataset: ImageDataset, extractor: Extractor, *, real: int, fake: int, held_out: Tensor | None, conditional: bool = False
+) -> dict[str, str]:
     """The metrics that so many images and this extractor cannot be measured by, each with the reason."""
-    found = {name: _lacks(name, dataset, extractor, held_out) or _too_few(name, extractor, real, fake) for name in MEASURES}
+    found = {
+        name: _lacks(name, dataset, extractor, held_out, conditional=conditional) or _too_few(name, extractor, real, fake)
+        for name in MEASURES
+    }
     return {name: reason for name, reason in found.items() if reason}
 
 
@@ -203,7 +218,7 @@ def _too_few(metric: str, extractor: Extractor, real: int, fake: int) -> str:
     return ""
 
 
-def require_data(metrics: Iterable[str], dataset: ImageDataset, held_out: Tensor | None) -> None:
+def require_data(metrics: Iterable[str], dataset: ImageDataset, held_out: Tensor | None, *, conditional: bool) -> None:
     """Check what can be known before there is an extractor, which may take minutes to train.
 
     Raises:
@@ -211,22 +226,23 @@ def require_data(metrics: Iterable[str], dataset: ImageDataset, held_out: Tensor
     """
     for name in metrics:
         registry.require_choice("metric", name, MEASURES)
-        lacking = _lacking_data(dataset, held_out)
+        lacking = _lacking_data(dataset, held_out, conditional=conditional)
         for need in MEASURES[name].needs:
             if need in lacking and lacking[need][0]:
                 raise ValueError(f"metric {name} cannot be measured: {lacking[need][1]}")
 
 
-def _lacking_data(dataset: ImageDataset, held_out: Tensor | None) -> dict[str, tuple[bool, str]]:
+def _lacking_data(dataset: ImageDataset, held_out: Tensor | None, *, conditional: bool) -> dict[str, tuple[bool, str]]:
     return {
         "held_out": (held_out is None, "no images are known that training did not see; judge a run by its own data"),
+        "fake_labels": (not conditional, "fakes are not made of classes; set network.conditional=true"),
         "mixture": (dataset.mixture is None, f"the data set {dataset.name} is not a known mixture of points"),
     }
 
 
-def _lacks(metric: str, dataset: ImageDataset, extractor: Extractor, held_out: Tensor | None) -> str:
+def _lacks(metric: str, dataset: ImageDataset, extractor: Extractor, held_out: Tensor | None, *, conditional: bool) -> str:
     """Why the metric cannot be measured, or an empty text."""
-    lacking = _lacking_data(dataset, held_out) | {
+    lacking = _lacking_data(dataset, held_out, conditional=conditional) | {
         "fake_probabilities": (not extractor.num_classes, f"the extractor {extractor.name} has no classes; lenet and inception have"),
         "pixels": (extractor.name != "pixels" or not extractor.bounded, "it is of pixels; set extractor.name=pixels"),
         "stacks": (extractor.name != "stacked_lenet", "it counts the modes of Stacked-MNIST; set extractor.name=stacked_lenet"),
@@ -238,5 +254,5 @@ def _require_measurable(judge: Judge) -> None:
     """Check the metrics' names, and that there is what each of them reads."""
     for name in judge.metrics:
         registry.require_choice("metric", name, MEASURES)
-        if reason := _lacks(name, judge.dataset, judge.extractor, judge.held_out):
+        if reason := _lacks(name, judge.dataset, judge.extractor, judge.held_out, conditional=judge.conditional):
             raise ValueError(f"metric {name} cannot be measured: {reason}")

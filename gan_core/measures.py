@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from gan_core.datatypes import Mixture
 from gan_core.metrics import (
     birthday_paradox,
+    class_agreement,
     class_coverage,
     classifier_score,
     density_coverage,
@@ -30,7 +31,9 @@ Better = Literal["lower", "higher"]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What metrics read, by one extractor. Probabilities are None where it has no classes, `held_out` without such images."""
+    """What metrics read, by one extractor. Probabilities are None where it has no classes, `held_out` without such images, `fake_labels`
+    where fakes were not made of classes.
+    """
 
     extractor: str
     real: Float[Tensor, "real dimensions"]
@@ -39,6 +42,7 @@ class Evidence:
     fake_probabilities: Float[Tensor, "fake classes"] | None = None
     held_out: Float[Tensor, "held_out dimensions"] | None = None
     mixture: Mixture | None = None
+    fake_labels: Int64[Tensor, " fake"] | None = None
 
     @cached_property
     def manifold(self) -> Manifold:
@@ -93,6 +97,12 @@ def _classes(evidence: Evidence) -> dict[str, float]:
     )
 
 
+def _agreement(evidence: Evidence) -> dict[str, float]:
+    assert evidence.fake_probabilities is not None
+    assert evidence.fake_labels is not None
+    return class_agreement.evaluate(evidence.fake_probabilities.argmax(1), evidence.fake_labels, extractor=evidence.extractor)
+
+
 def _classifier(evidence: Evidence) -> dict[str, float]:
     assert evidence.fake_probabilities is not None
     return classifier_score.evaluate(evidence.fake_probabilities, extractor=evidence.extractor)
@@ -132,6 +142,7 @@ MEASURES: dict[str, Measure] = {
     "score": Measure(_score, {"score": "higher"}, plain=True, fewest=_enough_neighbours),
     "classifier_score": Measure(_classifier, {"classifier_score": "higher"}, needs=("fake_probabilities",)),
     "class_coverage": Measure(_classes, {"modes": "higher", "reverse_kl": "lower"}, needs=("fake_probabilities",)),
+    "class_agreement": Measure(_agreement, {"class_agreement": "higher"}, needs=("fake_labels", "fake_probabilities")),
     "memorisation": Measure(_memorisation, {"memorisation": None, "copies": "lower"}, needs=("held_out",)),
     "birthday_paradox": Measure(
         lambda evidence: birthday_paradox.evaluate(evidence.real, evidence.fake, extractor=evidence.extractor),

@@ -14,12 +14,14 @@ from gan_core.variants import OWNED
 
 Tree = dict[str, Any]
 
-# Which keys of a section belong to the name chosen in it; None is all of them.
+# Which keys of a section belong to the name chosen in it; None is all but those that belong to no name.
 OPTIONS_OF_NAME: dict[str, frozenset[str] | None] = {
     "data.name": None,
     "network.name": frozenset({"generator", "discriminator"}),
     "extractor.name": None,
+    "augment.name": None,
 }
+OF_NO_NAME = {"mirror"}
 Config = TypeVar("Config", bound=Section)
 
 
@@ -115,7 +117,7 @@ def merge(tree: Tree, overrides: Mapping[str, Any]) -> Tree:
             place = place[section]
         if dotted in OPTIONS_OF_NAME and place.get("name") != value:
             owned = OPTIONS_OF_NAME[dotted]
-            for option in [key for key in place if owned is None or key in owned]:
+            for option in [key for key in place if (owned is None and key not in OF_NO_NAME) or key in (owned or ())]:
                 del place[option]
         place[last] = value
     return merged

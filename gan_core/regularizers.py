@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn import functional
+
+from gan_core.shift import shifted
 
 Images = Float[Tensor, "batch C H W"]
 Labels = Int64[Tensor, " batch"] | None
@@ -152,15 +153,9 @@ def largest_shift(size: int) -> int:
 
 def _shifted(images: Images, given: Given) -> Images:
     assert given.uniforms is not None
-    height, width = images.shape[2:]
-    down, right = largest_shift(height), largest_shift(width)
-    padded = functional.pad(images, (right, right, down, down), mode="reflect")
-    starts_down = (given.uniforms[:, 0] * (2 * down + 1)).long()
-    starts_right = (given.uniforms[:, 1] * (2 * right + 1)).long()
-    rows = starts_down[:, None] + torch.arange(height, device=images.device)
-    columns = starts_right[:, None] + torch.arange(width, device=images.device)
-    each = torch.arange(len(images), device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    margins = largest_shift(images.shape[2]), largest_shift(images.shape[3])
+    down, right = (margin - (given.uniforms[:, place] * (2 * margin + 1)).long() for place, margin in enumerate(margins))
+    return shifted(images, down, right, margins=margins, mode="reflect")
 
 
 REGULARIZERS: dict[str, Regularizer] = {

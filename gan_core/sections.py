@@ -49,10 +49,13 @@ _PenaltyFields = create_model("RegularizersConfig", __base__=Section, **_penalty
 class RegularizersConfig(_PenaltyFields):
     """A weight and an interval for each of gan_core.regularizers.REGULARIZERS; a weight of 0 is off, an interval above 1 is lazy.
 
+    `path_length_weight` and `path_length_interval` are those of the generator's own penalty (1912.04958, section 3.2).
     `clip_weight` bounds every weight of the discriminator after each of its steps (1701.07875, algorithm 1), null for no bound;
     `spectral_norm` divides each of its layers by its largest singular value (1802.05957).
     """
 
+    path_length_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    path_length_interval: Whole = 1
     clip_weight: Annotated[float, Field(gt=0.0)] | None = None
     spectral_norm: bool = False
 
@@ -61,6 +64,8 @@ class RegularizersConfig(_PenaltyFields):
         for name, regularizer in REGULARIZERS.items():
             if self.interval(name) > 1 and self.weight(name) == 0.0:
                 raise ValueError(f"regularizers.{name}_interval has no effect, because regularizers.{regularizer.weight_key} is 0")
+        if self.path_length_interval > 1 and self.path_length_weight == 0.0:
+            raise ValueError("regularizers.path_length_interval has no effect, because regularizers.path_length_weight is 0")
         return self
 
     def weight(self, name: str) -> float:
@@ -210,6 +215,59 @@ class EvaluationConfig(Section):
                 f"{registry.suggestion(self.objective, ranking)}: {', '.join(ranking)}; give evaluation.metrics with its metric"
             )
         return self
+
+
+class AugmentConfig(Section):
+    """What happens to images before the discriminator sees them; `name` is a file in gan_core/augmentations, null for nothing.
+
+    `mirror` mirrors each real image with probability 1/2, as if the data held its mirror images too; fakes are left as they are. The named
+    augmentation acts on both sides, each transformation with `probability`; null is one that adapts so that D's overfitting on reals,
+    E[sign D], comes to `target`, from 0 to 1 in `full_kimg` at least (2006.06676, section 3.1). Other keys are the keyword arguments of its
+    `augmentation`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    name: str | None = None
+    mirror: bool = False
+    probability: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    target: Annotated[float, Field(gt=-1.0, lt=1.0)] = 0.6
+    full_kimg: Kimg = 500.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        options = {key: value for key, value in given.items() if key not in cls.model_fields}
+        own = {key: value for key, value in given.items() if key in cls.model_fields}
+        if given.get("name") is None:
+            unused = [key for key in given if key not in ("name", "mirror") and given[key] != cls._default(key)]
+            if unused:
+                raise ValueError(f"augment.{unused[0]} has no effect without augment.name; set it to {' or '.join(cls.names())}")
+            return own
+        module = registry.find("gan_core.augmentations", str(given["name"]))
+        return {"probability": module.PROBABILITY, **own, **checked_keywords("augment", module.augmentation, options)}
+
+    @classmethod
+    def _default(cls, key: str) -> Any:
+        return cls.model_fields[key].default if key in cls.model_fields else None
+
+    @staticmethod
+    def names() -> list[str]:
+        """The augmentations there are."""
+        return registry.choices("gan_core.augmentations")
+
+    @model_validator(mode="after")
+    def _all_have_an_effect(self) -> "AugmentConfig":
+        unused = [key for key in ("target", "full_kimg") if getattr(self, key) != self._default(key)]
+        if unused and self.probability is not None:
+            raise ValueError(f"augment.{unused[0]} has no effect, because augment.probability is fixed; set that to null to adapt it")
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments for the augmentation."""
+        return dict(self.model_extra or {})
 
 
 class DiagnosticsConfig(Section):

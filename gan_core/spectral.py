@@ -13,7 +13,17 @@ def spectrally_normalised(network: nn.Module) -> nn.Module:
     small with.
 
     One power iteration at each forward pass in training, from 15 at the start (1802.05957, algorithm 1); the iterates are buffers.
+
+    Raises:
+        ValueError: a layer has weights of its own kind, which would stay as they are.
     """
+    for name, module in network.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter) and weight.ndim > 1 and not isinstance(module, LAYERS):
+            raise ValueError(
+                f"regularizers.spectral_norm: the discriminator's layer {name} is a {type(module).__name__}, which it cannot normalise; "
+                f"set it to false"
+            )
     for module in list(network.modules()):
         if isinstance(module, LAYERS):
             if not module.weight.any():

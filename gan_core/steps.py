@@ -8,10 +8,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from gan_core import path_length
+from gan_core.augment import Augmenter
 from gan_core.datatypes import Batch
 from gan_core.distributed import average_over_ranks
 from gan_core.judging import Judge, Logits
 from gan_core.losses import AdversarialLoss, LossFunction
+from gan_core.path_length import PathLength
 from gan_core.regularizers import ANCHOR_DECAY, Given, Regularizer
 
 Stats = dict[str, Float[Tensor, ""]]
@@ -54,7 +57,8 @@ class Game(NamedTuple):
 
     `judge` makes the logits that `loss` reads, and `generator_loss` is the generator's side of it. `packing` samples make one
     decision. `anchors` are the running mean logits of real and fake, None where nothing reads them. `autocast` gives the
-    precision of forward passes; a rank's batch is divided into `accumulation_steps` parts to save memory.
+    precision of forward passes; a rank's batch is divided into `accumulation_steps` parts to save memory. With `augmenter` the
+    discriminator sees augmented images only; real ones are augmented before they come here. `path` is the generator's own penalty.
     """
 
     loss: AdversarialLoss
@@ -65,6 +69,15 @@ class Game(NamedTuple):
     packing: int
     autocast: Callable[[], torch.autocast]
     accumulation_steps: int
+    augmenter: Augmenter | None = None
+    path: PathLength | None = None
+
+    @property
+    def running(self) -> list[Tensor]:
+        """What is kept from step to step beside networks and optimizers, and has to be averaged over the ranks."""
+        anchors = [] if self.anchors is None else [self.anchors]
+        signs = [] if self.augmenter is None else [self.augmenter.signs]
+        return anchors + signs + ([] if self.path is None else [self.path.mean])
 
 
 def discriminator_step(
@@ -83,7 +96,8 @@ def discriminator_step(
     d.optimizer.zero_grad(set_to_none=True)
     shares: list[Stats] = []
     # All fakes first: accumulation saves the memory of graphs, and these have none.
-    parts = [Part(reals, uniforms, _fakes(g, z, game)) for reals, uniforms, z in _divided(real, latents, draws, game)]
+    with torch.no_grad():
+        parts = [Part(reals, uniforms, fakes(g.network, z, game)) for reals, uniforms, z in _divided(real, latents, draws, game)]
     for part in parts:
         with game.autocast():
             logits = game.judge.logits(d.network, part.real, part.fake)
@@ -94,31 +108,59 @@ def discriminator_step(
     stats = _mean(shares)
     if game.anchors is not None:
         game.anchors.lerp_(torch.stack([stats["d/real_logits"], stats["d/fake_logits"]]), 1.0 - ANCHOR_DECAY)
+    if game.augmenter is not None:
+        game.augmenter.observe(stats["d/accuracy_real"])
     stats["d/gradient_norm"] = _apply_gradients(d, opponent=g, game=game)
+    if game.augmenter is not None:
+        game.augmenter.adjust(step)
     if lazy:
         stats |= _lazy_step(d, g, parts, lazy, game)
     return stats
 
 
-def generator_step(g: Player, d: Player, real: Batch | None, latents: Batch, game: Game) -> Stats:
+def generator_step(g: Player, d: Player, real: Batch | None, latents: Batch, game: Game, *, step: int) -> Stats:
     """One optimizer step of the generator; `real` is needed, and used, only by losses that compare the two sides.
 
-    The discriminator's parameters are out of the graph meanwhile, so that no work goes into gradients nobody uses.
+    `step` counts the generator's steps before this one. The discriminator's parameters are out of the graph meanwhile, so that no work
+    goes into gradients nobody uses. A lazy path length penalty that is due takes a step of its own, as those of the discriminator do.
 
-    Returns 0-d tensors on the device: `g/loss` and `g/gradient_norm`.
+    Returns 0-d tensors on the device: `g/loss`, `g/gradient_norm`, and of the path length `g/penalty/path_length` unweighted,
+    `g/path_length` and that step's own `g/penalty_gradient_norm`.
     """
     g.optimizer.zero_grad(set_to_none=True)
     _require_gradients(d, needed=False)
-    parts: list[Stats] = []
-    for real_part, _, latent_part in _divided(real, latents, None, game):
+    shares: list[Stats] = []
+    parts = list(_divided(real, latents, None, game))
+    for real_part, _, latent_part in parts:
+        fake_part = fakes(g.network, latent_part, game)
         with game.autocast():
-            fake_part = pack(Batch(g.network(latent_part.inputs, latent_part.labels), latent_part.labels), game.packing)
             logits = game.judge.logits(d.network, real_part, fake_part)
         loss = game.generator_loss(*logits).mean()
         (loss / game.accumulation_steps).backward()
-        parts.append({"g/loss": loss.detach()})
+        shares.append({"g/loss": loss.detach()})
     _require_gradients(d, needed=True)
-    return {**_mean(parts), "g/gradient_norm": _apply_gradients(g, opponent=d, game=game)}
+    stats = _mean(shares)
+    if game.path is None or step % game.path.interval:
+        return {**stats, "g/gradient_norm": _apply_gradients(g, opponent=d, game=game)}
+    if game.path.interval > 1:
+        stats["g/gradient_norm"] = _apply_gradients(g, opponent=d, game=game)
+        g.optimizer.zero_grad(set_to_none=True)
+    stats |= _path_gradients(g, [latent_part for *_, latent_part in parts], game, game.path)
+    norm = _apply_gradients(g, opponent=d, game=game)
+    return {**stats, "g/gradient_norm" if game.path.interval == 1 else "g/penalty_gradient_norm": norm}
+
+
+def _path_gradients(g: Player, parts: list[Batch], game: Game, path: PathLength) -> Stats:
+    """Add the gradients of the path length penalty, and move its running mean. Outside autocast."""
+    shares: list[Stats] = []
+    for part in parts:
+        lengths = path_length.path_lengths(g.network, part)
+        value = path_length.penalty(lengths, path)
+        (path.weight * path.interval * value / game.accumulation_steps).backward()
+        shares.append({"g/penalty/path_length": value.detach(), "g/path_length": lengths.detach().mean()})
+    stats = _mean(shares)
+    path.mean.lerp_(stats["g/path_length"], 1.0 - path_length.DECAY)
+    return stats
 
 
 def _lazy_step(d: Player, g: Player, parts: list[Part], lazy: list[Penalty], game: Game) -> Stats:
@@ -143,10 +185,13 @@ def _divided(real: Batch | None, latents: Batch, draws: Tensor | None, game: Gam
     return zip(reals, draw_parts, latents.split(len(latents.inputs) // count), strict=True)
 
 
-@torch.no_grad()
-def _fakes(g: Player, latents: Batch, game: Game) -> Batch:
+def fakes(generator: nn.Module, latents: Batch, game: Game) -> Batch:
+    """What the discriminator is to judge of the generator's images for `latents`: augmented and packed."""
     with game.autocast():
-        return pack(Batch(g.network(latents.inputs, latents.labels), latents.labels), game.packing)
+        images = generator(latents.inputs, latents.labels)
+    if game.augmenter is not None:
+        images = game.augmenter.fake(images, latents.inputs)
+    return pack(Batch(images, latents.labels), game.packing)
 
 
 def pack(images: Batch, packing: int) -> Batch:
@@ -205,8 +250,7 @@ def _apply_gradients(player: Player, *, opponent: Player, game: Game) -> Tensor:
 
     Both players ran forward on this rank's part of the batch, so the batch-norm statistics of both have to be averaged too.
     """
-    running = [] if game.anchors is None else [game.anchors]
-    average_over_ranks(player.parameters, player.buffers + opponent.buffers + running)
+    average_over_ranks(player.parameters, player.buffers + opponent.buffers + game.running)
     norm = get_total_norm([parameter.grad for parameter in player.parameters if parameter.grad is not None])
     if player.clip_norm is not None:
         clip_grads_with_norm_(player.parameters, player.clip_norm, norm)

@@ -7,20 +7,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 
 from gan_core import diagnostics, distributed, evaluation, sampling
 from gan_core.building import Parts, build, build_ratio, build_thresholds
 from gan_core.checkpoint import load_moments
 from gan_core.config import FREE_ON_RESUME, GanConfig
-from gan_core.datatypes import Batch, to_device
+from gan_core.datatypes import Batch
 from gan_core.evaluation import EvaluationError
 from gan_core.history import DivergenceError, History, require_finite
 from gan_core.judge import Scores
 from gan_core.overrides import differences_that_matter, flatten
 from gan_core.provenance import Provenance, require_same
 from gan_core.steps import discriminator_step, generator_step
+from gan_core.supply import Supply
 
 __all__ = ["DivergenceError", "EvaluationError", "Report", "Trainer"]
 
@@ -73,6 +73,11 @@ class Trainer:
         self._history = History()
 
     @property
+    def supply(self) -> Supply:
+        """What the steps are fed with."""
+        return Supply(self.config, self.parts)
+
+    @property
     def done(self) -> bool:
         """Whether the budget of images is spent."""
         return self.images_seen >= self.config.total_kimg * 1000
@@ -121,6 +126,8 @@ class Trainer:
             "ratio": self.ratio.state_dict(),
             "alarms": self.alarms.state_dict(),
             "anchors": parts.game.anchors,
+            "augmenter": None if parts.game.augmenter is None else parts.game.augmenter.state_dict(),
+            "path_length": None if parts.game.path is None else parts.game.path.mean,
             "generator": parts.g.network.state_dict(),
             "discriminator": parts.d.network.state_dict(),
             "g_ema": parts.g_ema.network.state_dict(),
@@ -159,6 +166,10 @@ class Trainer:
         self.alarms.load_state_dict(state["alarms"])
         if parts.game.anchors is not None:
             parts.game.anchors.copy_(state["anchors"])
+        if parts.game.augmenter is not None:
+            parts.game.augmenter.load_state_dict(state["augmenter"])
+        if parts.game.path is not None:
+            parts.game.path.mean.copy_(state["path_length"])
         parts.g.network.load_state_dict(state["generator"])
         parts.d.network.load_state_dict(state["discriminator"])
         parts.g_ema.network.load_state_dict(state["g_ema"])
@@ -182,9 +193,10 @@ class Trainer:
         parts = self.parts
         if parts.draws_noise:
             sampling.seed_layers(self.config.seed, "d", self.d_steps, parts.device)
-        real = self._real("d", self.d_steps)
-        latents = Batch(self._z("d", self.d_steps), real.labels)  # so that a pair is of one class
-        stats = discriminator_step(parts.d, parts.g, real, latents, parts.game, step=self.d_steps, draws=self._draws())
+        real = self.supply.real("d", self.d_steps)
+        latents = Batch(self.supply.z("d", self.d_steps), real.labels)  # so that a pair is of one class
+        draws = self.supply.penalty_draws(self.d_steps)
+        stats = discriminator_step(parts.d, parts.g, real, latents, parts.game, step=self.d_steps, draws=draws)
         self.d_steps += 1
         self.images_seen += self.config.batch_size
         self.ratio.observe(stats)
@@ -195,43 +207,10 @@ class Trainer:
         parts = self.parts
         if parts.draws_noise:
             sampling.seed_layers(self.config.seed, "g", self.g_steps, parts.device)
-        paired = self._real("g", self.g_steps) if parts.game.loss.generator_reads_real else None
-        stats = generator_step(parts.g, parts.d, paired, self._latents(self.g_steps), parts.game)
+        paired = self.supply.real("g", self.g_steps) if parts.game.loss.generator_reads_real else None
+        stats = generator_step(parts.g, parts.d, paired, self.supply.latents(self.g_steps), parts.game, step=self.g_steps)
         self.g_steps += 1
         self._history.add(stats, self.g_steps)
-
-    def _real(self, player: str, step: int) -> Batch:
-        config, parts = self.config, self.parts
-        places = sampling.batch_indices(config.seed, f"{player}/real", step, batch_size=config.batch_size, dataset_size=len(parts.train))
-        return self._images(parts.train[places])
-
-    def _images(self, indices: Int64[Tensor, " images"]) -> Batch:
-        parts = self.parts
-        return parts.dataset.batch(indices, parts.device, parts.dtype, labelled=self.config.network.conditional)
-
-    def _z(self, player: str, step: int) -> Float[Tensor, "shard z_dim"]:
-        config, parts = self.config, self.parts
-        z = sampling.latents(config.seed, f"{player}/z", step, batch_size=config.batch_size, z_dim=config.network.z_dim)
-        return to_device(z, parts.device).to(parts.dtype)
-
-    def _latents(self, step: int) -> Batch:
-        """Latents of a generator step; where classes matter, their labels follow the data's own frequencies."""
-        config, parts = self.config, self.parts
-        labels = None
-        if config.network.conditional and parts.dataset.labels is not None:
-            count, size = config.batch_size, len(parts.train)
-            places = sampling.batch_indices(config.seed, "g/labels", step, batch_size=count, dataset_size=size)
-            labels = to_device(parts.dataset.labels[parts.train[places]], parts.device)
-        return Batch(self._z("g", step), labels)
-
-    def _draws(self) -> Float[Tensor, "decisions draws"] | None:
-        """Uniform numbers for the penalties of the coming discriminator step."""
-        config, parts = self.config, self.parts
-        if not parts.draws:
-            return None
-        count = config.batch_size // config.network.packing
-        numbers = sampling.uniforms(config.seed, "d/penalty", self.d_steps, count=count, per_sample=parts.draws)
-        return to_device(numbers, parts.device).to(parts.dtype)
 
     def _due(self, every_kimg: float, previous: int) -> bool:
         """Whether the clock has passed a multiple of `every_kimg` since `previous`; a function of counters, so resuming is exact."""
@@ -260,6 +239,8 @@ class Trainer:
             metrics["d/advantage"] = self.ratio.advantage
         if seconds is not None:
             metrics["progress/images_per_second"] = (self.images_seen - previous) / seconds
+        if self.parts.game.augmenter is not None:
+            metrics.update(self.parts.game.augmenter.metrics())
         metrics["progress/d_steps"] = float(self.d_steps)
         metrics["progress/g_steps"] = float(self.g_steps)
         metrics["progress/device_seconds"] = self.device_seconds
@@ -298,16 +279,8 @@ class Trainer:
 
     def _diagnose(self) -> dict[str, float]:
         """Diagnostics on a few images drawn for this moment of the clock."""
-        config, parts, step = self.config, self.parts, self.d_steps
-        count = -(-config.diagnostics.images // config.batch_size) * config.batch_size  # which any number of ranks divides
+        config, parts = self.config, self.parts
         if parts.draws_noise:
-            sampling.seed_layers(config.seed, "diagnose", step, parts.device)
-        train = sampling.diagnostic_indices(config.seed, "diagnose/train", step, count=count, dataset_size=len(parts.train))
-        held_out = None
-        if len(parts.held_out):
-            places = sampling.diagnostic_indices(config.seed, "diagnose/held out", step, count=count, dataset_size=len(parts.held_out))
-            held_out = self._images(parts.held_out[places])
-        z = sampling.latents(config.seed, "diagnose/z", step, batch_size=count, z_dim=config.network.z_dim)
-        real = self._images(parts.train[train])
-        latents = Batch(z.to(parts.device, parts.dtype), real.labels)
-        return diagnostics.measure(parts.d, parts.g, parts.game, train=real, held_out=held_out, latents=latents)
+            sampling.seed_layers(config.seed, "diagnose", self.d_steps, parts.device)
+        train, held_out, latents = self.supply.to_diagnose(self.d_steps)
+        return diagnostics.measure(parts.d, parts.g, parts.game, train=train, held_out=held_out, latents=latents)

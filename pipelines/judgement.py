@@ -44,12 +44,13 @@ def judge(words: list[str], config: EvaluateConfig, *, best: bool) -> bool:
     count = _fake_count(config, found)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     real = _real(config, found)
-    judge, left_out = _judge(config, real, found, device, count)
+    labels = [target.labels(count, config.seed, Place(real.dataset, device)) for target in found]
+    judge, left_out = _judge(config, real, found, device, count, conditional=all(each is not None for each in labels))
     for target in found:
         _require_comparable(tracker, target, config.name, judge.provenance(count))
     failed = False
-    for target in found:
-        scores = judge.score(target.draw(count, config.seed, Place(real.dataset, device)), count)
+    for target, asked in zip(found, labels, strict=True):
+        scores = judge.score(target.draw(count, config.seed, Place(real.dataset, device)), count, asked)
         place, run_id = _log(tracker, target, config, scores)
         print(_table(target, judge, real, scores, place.page(run_id)), flush=True)
         failed = failed or bool(scores.failures)
@@ -92,7 +93,9 @@ def _load(data: DataConfig) -> ImageDataset:
     return dataset
 
 
-def _judge(config: EvaluateConfig, real: Real, found: list[Target], device: torch.device, count: int) -> tuple[Judge, dict[str, str]]:
+def _judge(
+    config: EvaluateConfig, real: Real, found: list[Target], device: torch.device, count: int, *, conditional: bool
+) -> tuple[Judge, dict[str, str]]:
     """A judge for `count` fakes, and why metrics that nobody asked for are left out.
 
     The extractor is trained on the data that the targets were trained on, so that scores on other data stay comparable.
@@ -103,9 +106,18 @@ def _judge(config: EvaluateConfig, real: Real, found: list[Target], device: torc
     extractor = build_extractor(config.extractor or ExtractorConfig(name=usual), own, device)
     metrics, left_out = config.metrics, {}
     if metrics is None:
-        left_out = unmeasurable(real.dataset, extractor, real=len(real.chosen), fake=count, held_out=real.held_out)
+        left_out = unmeasurable(real.dataset, extractor, real=len(real.chosen), fake=count, held_out=real.held_out, conditional=conditional)
         metrics = tuple(name for name in MEASURES if name not in left_out)
-    judge = Judge(real.dataset, extractor, metrics, real=real.chosen, held_out=real.held_out, split=real.split, seed=config.seed)
+    judge = Judge(
+        real.dataset,
+        extractor,
+        metrics,
+        real=real.chosen,
+        held_out=real.held_out,
+        split=real.split,
+        seed=config.seed,
+        conditional=conditional,
+    )
     return judge, left_out
 
 

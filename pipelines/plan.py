@@ -92,8 +92,8 @@ def check(config: JobConfig, *, local: bool, command: str = "train") -> Ready:
         _require_lasting_places(config)
     storage.require_writable(config.ray.storage_path)
     dataset = load_dataset(config.gan())
-    _, discriminator = build_networks(config.gan(), dataset)
-    require_fitting(config.gan(), dataset, discriminator)
+    generator, discriminator = build_networks(config.gan(), dataset)
+    require_fitting(config.gan(), dataset, generator, discriminator, ranks=config.ray.num_workers)
     extractor = config.evaluation.extractor.name
     if extractor != "pixels":
         print(f"raygan {command}: preparing the extractor {extractor}, once for these data", file=sys.stderr)

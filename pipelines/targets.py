@@ -27,10 +27,12 @@ class Place(NamedTuple):
 
 
 Draw = Callable[[int, int, Place], Iterator[Tensor]]
+Labels = Callable[[int, int, Place], Tensor | None]
 
 
 class Target(NamedTuple):
-    """Something to judge. `draw(count, seed, place)` gives batches [batch, C, H, W] in [-1, 1].
+    """Something to judge. `draw(count, seed, place)` gives batches [batch, C, H, W] in [-1, 1], and `labels` of the same arguments the
+    classes that these are of, None where they are of none.
 
     `available` is how many images there are, None for a generator. `config` and `run_id` are those of the training that made it, where
     that is known; `images_seen` is where its clock stood.
@@ -38,6 +40,7 @@ class Target(NamedTuple):
 
     name: str
     draw: Draw
+    labels: Labels
     available: int | None = None
     config: GanConfig | None = None
     run_id: str | None = None
@@ -61,23 +64,31 @@ def find(word: str, tracker: Tracker, *, best: bool) -> Target:
 def _generator(trained: Trained) -> Target:
     config = trained.description.gan
 
+    def labels_of(count: int, seed: int, place: Place) -> Tensor | None:
+        return _labels(place.dataset, count, seed) if config.network.conditional else None
+
     def draw(count: int, seed: int, place: Place) -> Iterator[Tensor]:
         generator = trained.generator.to(place.device)
-        labels = _labels(place.dataset, count, seed) if config.network.conditional else None
+        labels = labels_of(count, seed, place)
         z = sampling.latents_of_seeds(_first_seed(seed), count, z_dim=config.network.z_dim)
         for batch in Batch(z, labels).split(AT_ONCE):
             yield generator(batch.inputs.to(place.device), None if batch.labels is None else batch.labels.to(place.device))
 
-    return Target(trained.name, draw, config=config, run_id=trained.run_id, images_seen=trained.description.images_seen)
+    return Target(trained.name, draw, labels_of, config=config, run_id=trained.run_id, images_seen=trained.description.images_seen)
 
 
 def _images(name: str, images: ImageDataset) -> Target:
+    def labels_of(count: int, seed: int, place: Place) -> Tensor | None:
+        if images.labels is None or images.num_classes != place.dataset.num_classes:
+            return None
+        return images.labels[sampling.evaluation_indices(seed, count=count, dataset_size=len(images))]
+
     def draw(count: int, seed: int, place: Place) -> Iterator[Tensor]:
         chosen = sampling.evaluation_indices(seed, count=count, dataset_size=len(images))
         for indices in chosen.split(AT_ONCE):
             yield images.batch(indices, place.device, torch.float32, labelled=False).inputs
 
-    return Target(name, draw, available=len(images))
+    return Target(name, draw, labels_of, available=len(images))
 
 
 def _labels(dataset: ImageDataset, count: int, seed: int) -> Tensor:

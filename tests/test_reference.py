@@ -7,19 +7,23 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import torch
 
 from gan_core import registry
+from gan_core.config import SUPPLIED_BY_DATA
 from gan_core.divergences import DIVERGENCES
 from gan_core.losses import LOSSES
 from gan_core.measures import MEASURES
 from gan_core.regularizers import REGULARIZERS
-from gan_core.sections import StepRatioScheduleConfig
+from gan_core.schema import keyword_schema
+from gan_core.sections import AugmentConfig, StepRatioScheduleConfig
 from gan_core.variants import VARIANTS
 from pipelines import apart, sample
 from pipelines.drawing import many, shows
 from pipelines.sweeps.config import SweepConfig
 from tests.support import tiny_trainer
 
+SMALL = {"capacity": 16, "max_width": 4}
 TEXT = (Path(__file__).parent.parent / "REFERENCE.md").read_text()
 
 
@@ -75,6 +79,20 @@ def test_every_penalty_is_in_the_table_with_its_weight():
         assert row[1] == f"`{regularizer.weight_key}`" + (" / 2" if regularizer.factor == 0.5 else "")
 
 
+def test_every_network_is_in_the_table_with_its_options_and_its_size():
+    assert names("Networks")[: len(rows("Networks"))] == registry.choices("gan_core.networks")
+    for row in rows("Networks"):
+        module = registry.find("gan_core.networks", row[0].strip("`"))
+        for cell, player in ((row[3], module.generator), (row[4], module.discriminator)):
+            assert re.findall(r"`(\w+)`", cell) == list(keyword_schema(player, supplied=SUPPLIED_BY_DATA | {"z_dim"}).model_fields)
+        for cell, resolution in ((row[5], 32), (row[6], 128)):
+            shape = {"resolution": resolution, "channels": 3, "num_classes": 0}
+            with torch.device("meta"):
+                players = module.generator(**shape, z_dim=64), module.discriminator(**shape)
+            counts = [sum(parameter.numel() for parameter in player.parameters()) for player in players]
+            assert cell == "{:,} and {:,}".format(*counts)
+
+
 def test_every_divergence_is_in_the_table():
     assert names("Divergences") == list(DIVERGENCES)
 
@@ -85,6 +103,22 @@ def test_every_key_of_the_step_ratios_schedule_is_in_the_table_with_its_default(
     for row in rows("Step ratio"):
         default = fields[row[0].strip("`")].default
         assert row[1] == ("null" if default is None else f"{default:g}" if isinstance(default, float) else default)
+
+
+def test_every_augmentation_is_in_the_table_with_its_options():
+    names_of_both = names("Augmentation")
+    known = registry.choices("gan_core.augmentations")
+    assert sorted(names_of_both[: len(known)]) == known
+    fields = AugmentConfig.model_fields
+    assert names_of_both[len(known) :] == [key for key in fields if key not in ("name", "mirror")]
+    for row in rows("Augmentation")[: len(known)]:
+        module = registry.find("gan_core.augmentations", row[0].strip("`"))
+        assert re.findall(r"`(\w+)`", row[2]) == list(inspect.signature(module.augmentation).parameters)
+    defaults = {row[0].strip("`"): row[1] for row in rows("Augmentation")[len(known) + 2 :]}
+    assert [defaults[key] for key in ("target", "full_kimg")] == [f"{fields[key].default:g}" for key in ("target", "full_kimg")]
+    for name in known:
+        default = registry.find("gan_core.augmentations", name).PROBABILITY
+        assert f"{'null' if default is None else f'{default:g}'} for `{name}`" in defaults["probability"]
 
 
 def test_every_space_is_in_the_table_with_the_keys_that_it_searches():
@@ -154,6 +188,9 @@ def test_every_logged_metric_is_in_the_table_and_every_metric_there_is_logged():
     band = {"advantage_low": 0.1, "advantage_high": 0.9, "adjust_kimg": 0.016}
     found = logged(**penalties, regularizers__r1_interval=2, **{f"step_ratio_schedule__{key}": value for key, value in band.items()})
     found |= logged(data__name="ring2d", data__count=500, network__generator__output="linear")
+    found |= logged(augment__name="ada")
+    path_length = {"regularizers__path_length_weight": 2.0, "regularizers__path_length_interval": 2}
+    found |= logged(network={"name": "stylegan2", "z_dim": 4, "generator": SMALL, "discriminator": SMALL}, **path_length)
     of_the_pipelines = {name for name in names("Metrics") if name.startswith(("startup/", "timing/"))}  # tested beside the command
     of_the_pipelines |= {"progress/images_seen", apart.CLOCK}
     assert set(names("Metrics")) == found | of_the_pipelines

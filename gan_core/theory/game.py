@@ -108,7 +108,7 @@ def play(looks: tuple[int, ...] = LOOKS, iterations: int = ITERATIONS) -> Played
             seen.append(look(g_step, generator.mean, generator.deviation, d.network, iterations))
         for d_step in range(D_STEPS):
             discriminator_step(d, g, real, latents, rules, step=g_step * D_STEPS + d_step)
-        generator_step(g, d, None, latents, rules)
+        generator_step(g, d, None, latents, rules, step=g_step)
     equilibrium = look(looks[-1], DATA_MEAN, DATA_DEVIATION, new_discriminator(), iterations)
     return Played(seen, torch.tensor(path, dtype=torch.float64), equilibrium)
 

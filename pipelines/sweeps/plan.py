@@ -175,8 +175,8 @@ def refusal(plan: SweepPlan, point: Point) -> str:
     try:
         config = job_of(plan.told(), Identity(0, 0, SCREEN, plan.config.seed, point)).gan()
         config.require_divisible(plan.config.sweep.workers_per_trial)
-        _, discriminator = build_networks(config, plan.dataset)
-        require_fitting(config, plan.dataset, discriminator)
+        generator, discriminator = build_networks(config, plan.dataset)
+        require_fitting(config, plan.dataset, generator, discriminator, ranks=plan.config.sweep.workers_per_trial)
     except ValueError as error:
         return str(error)
     return ""

@@ -20,6 +20,19 @@ from tests.support import tiny_trainer
 
 RATIOS = ["1:1", "3:1", "1:2"]
 DCGAN = {"network__name": "dcgan", "network__generator__width": 4, "network__discriminator__width": 4}
+STYLEGAN2 = {
+    "network__name": "stylegan2",
+    "network__generator": {"capacity": 32, "w_dim": 6, "mapping_layers": 2},
+    "network__discriminator": {"capacity": 32},
+    "regularizers__r1_gamma": 1.0,
+    "regularizers__r1_interval": 2,
+}
+R3GAN = {
+    "network__name": "r3gan",
+    "network__generator": {"width": 4, "max_width": 8},
+    "network__discriminator": {"width": 4, "max_width": 8},
+    "variant": "r3gan",
+}
 FREE_OF_BATCH = {"network__generator__norm": "layer", "network__discriminator__norm": "layer"}
 CASES = {
     f"{name} {ratio}": {**options, "step_ratio": ratio}
@@ -27,6 +40,9 @@ CASES = {
     for ratio in RATIOS
 } | {
     "spectral norm": {"regularizers__spectral_norm": True},
+    "stylegan2": STYLEGAN2,
+    "r3gan": R3GAN,
+    "r3gan conditional": {**R3GAN, "network__conditional": True},
     "clipped weights": {"variant": "wgan"},
     "packed": {"network__packing": 2},
     "packed, penalised": {
@@ -37,6 +53,26 @@ CASES = {
     },
     "accumulated, penalised": {"accumulation_steps": 2, "regularizers__gp_lambda": 1.0, "regularizers__lecam_lambda": 1.0},
     "conditional, penalised": {"network__conditional": True, "regularizers__r1_gamma": 1.0, "regularizers__r2_gamma": 1.0},
+    "augmented": {"augment__name": "diffaugment", "augment__mirror": True, "loss__name": "relativistic", "accumulation_steps": 2},
+    "adaptively augmented": {
+        "augment__name": "ada",
+        "augment__full_kimg": 0.1,
+        "augment__target": 0.1,
+        "regularizers__r1_gamma": 1.0,
+        "diagnostics__images": 5,
+    },
+    "stylegan2, path length": {
+        "network": {
+            "name": "stylegan2",
+            "z_dim": 6,
+            "generator": {"capacity": 32, "max_width": 4, "w_dim": 5, "mapping_layers": 2},
+            "discriminator": {"capacity": 32, "max_width": 4, "minibatch_stddev_group": 2},
+        },
+        "regularizers__path_length_weight": 2.0,
+        "regularizers__path_length_interval": 2,
+        "regularizers__r1_gamma": 1.0,
+        "accumulation_steps": 2,
+    },
     "steered ratio": {
         "step_ratio_schedule__advantage_low": 0.2,
         "step_ratio_schedule__advantage_high": 0.4,

@@ -23,7 +23,7 @@ def diagnose(**options):
 
 
 def inputs(trainer, count=64):
-    images = trainer._images(trainer.parts.train[:count])
+    images = trainer.parts.dataset.batch(trainer.parts.train[:count], trainer.parts.device, trainer.parts.dtype, labelled=False)
     return images, Batch(torch.randn(count, 8, dtype=torch.float64), None)
 
 

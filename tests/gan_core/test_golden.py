@@ -2,11 +2,13 @@
 new ones: `python -m tests.gan_core.test_golden`."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.support import tiny_trainer
+from tests.gan_core.ranks import R3GAN, STYLEGAN2
+from tests.support import noise_images, tiny_trainer, write_parquet
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "losses.json"
 DCGAN = {"network__name": "dcgan", "network__generator__width": 8, "network__discriminator__width": 8}
@@ -20,12 +22,27 @@ CASES = {
     "mlp f_jeffreys, packed": {"variant": "f_jeffreys", "network__packing": 2},
     "dcgan": DCGAN,
     "dcgan clipped, accumulated": {**DCGAN, "accumulation_steps": 2, "optimizer__generator__clip_norm": 0.01},
+    "stylegan2, lazy r1": STYLEGAN2,
+    "r3gan conditional": {**R3GAN, "network__conditional": True},
+    "sngan conditional, 32 pixels": {
+        "variant": "sngan_hinge",
+        "network__name": "sngan",
+        "network__generator": {"width": 2},
+        "network__discriminator": {"width": 2},
+        "network__conditional": True,
+        "data__name": "parquet",
+    },
 }
 
 
 def losses(options):
     reports = []
-    tiny_trainer(precision="float64", total_kimg=0.32, schedule__report_kimg=0.016, **options).run(reports.append)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.get("data__name") == "parquet":
+            path = write_parquet(Path(folder) / "noise.parquet", noise_images(64, size=32)[0], [index % 3 for index in range(64)])
+            options = {**options, "data__path": str(path), "data__cache_dir": folder}
+        trainer = tiny_trainer(precision="float64", total_kimg=0.32, schedule__report_kimg=0.016, **options)
+        trainer.run(reports.append)
     keys = ("d/loss", "g/loss", "d/gradient_norm", "quality/kid_pixels")
     return [{key: report.metrics[key] for key in keys if key in report.metrics} for report in reports]
 

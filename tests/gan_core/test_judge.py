@@ -36,7 +36,8 @@ def test_real_images_against_others_of_their_kind_score_well_and_noise_does_not(
 
 
 def test_one_pass_gives_what_separate_passes_give():
-    metrics = tuple(name for name in MEASURES if name not in ("mode_coverage", "classifier_score", "class_coverage", "stacked_mnist"))
+    of_others = ("mode_coverage", "classifier_score", "class_agreement", "class_coverage", "stacked_mnist")
+    metrics = tuple(name for name in MEASURES if name not in of_others)
     together = judge(metrics).score([images(slice(400, 700))], 300)
     apart = {key: value for name in metrics for key, value in judge((name,)).score([images(slice(400, 700))], 300).values.items()}
     assert together.values == apart
@@ -102,9 +103,17 @@ def test_what_can_be_measured_follows_from_data_and_extractor():
     plain = build_extractor(ExtractorConfig(name="pixels"), dataset, CPU)
     with_classes = build_extractor(ExtractorConfig(name="lenet"), dataset, CPU)
     without = unmeasurable(dataset, plain, real=600, fake=300, held_out=None)
-    assert without.keys() == {"class_coverage", "classifier_score", "memorisation", "mode_coverage", "parzen_window", "stacked_mnist"}
+    assert without.keys() == {
+        "class_agreement",
+        "class_coverage",
+        "classifier_score",
+        "memorisation",
+        "mode_coverage",
+        "parzen_window",
+        "stacked_mnist",
+    }
     few = unmeasurable(dataset, with_classes, real=40, fake=50, held_out=torch.arange(5))
-    assert few.keys() == {"birthday_paradox", "frechet_distance", "mode_coverage", "parzen_window", "stacked_mnist"}
+    assert few.keys() == {"birthday_paradox", "class_agreement", "frechet_distance", "mode_coverage", "parzen_window", "stacked_mnist"}
     assert "40 real images cannot calibrate a threshold for 50 fakes" in few["birthday_paradox"]
 
 

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from gan_core.spectral import LAYERS, spectrally_normalised
+from tests.gan_core.test_networks import make
 from tests.support import tiny_trainer
 
 
@@ -110,3 +111,9 @@ def test_a_conditional_discriminator_whose_classes_start_at_zero_is_finite():
     embedding = trainer.parts.d.network.embedding.weight
     assert torch.linalg.matrix_norm(embedding, 2).item() == pytest.approx(1.0, rel=0.05)
     assert all(parameter.isfinite().all() for parameter in trainer.parts.d.parameters)
+
+
+def test_layers_of_another_kind_are_refused_rather_than_passed_over():
+    _, discriminator = make("stylegan2")
+    with pytest.raises(ValueError, match="spectral_norm: the discriminator's layer from_rgb is a EqualisedConv, which it cannot normalise"):
+        spectrally_normalised(discriminator)

@@ -36,8 +36,8 @@ def test_a_clipped_gradient_has_the_norm_asked_for_and_the_report_has_the_norm_b
 def test_no_gradient_reaches_the_discriminator_in_a_generator_step():
     trainer = tiny_trainer()
     parts = trainer.parts
-    latents = trainer._latents(0)
-    steps.generator_step(parts.g, parts.d, None, latents, parts.game)
+    latents = trainer.supply.latents(0)
+    steps.generator_step(parts.g, parts.d, None, latents, parts.game, step=0)
     assert all(p.grad is None for p in parts.d.parameters)
     assert all(p.requires_grad for p in parts.d.parameters)
     assert all(p.grad is not None for p in parts.g.parameters)
@@ -47,7 +47,7 @@ def test_no_gradient_reaches_the_generator_in_a_discriminator_step():
     trainer = tiny_trainer()
     parts = trainer.parts
     before = [p.detach().clone() for p in parts.g.parameters]
-    steps.discriminator_step(parts.d, parts.g, trainer._real("d", 0), Batch(trainer._z("d", 0), None), parts.game, step=0)
+    steps.discriminator_step(parts.d, parts.g, trainer.supply.real("d", 0), Batch(trainer.supply.z("d", 0), None), parts.game, step=0)
     assert all(p.grad is None for p in parts.g.parameters)
     assert all(torch.equal(p, old) for p, old in zip(parts.g.parameters, before, strict=True))
 
@@ -55,7 +55,7 @@ def test_no_gradient_reaches_the_generator_in_a_discriminator_step():
 def test_a_loss_that_reads_real_logits_without_saying_so_is_found_out():
     trainer = tiny_trainer()
     game = trainer.parts.game._replace(generator_loss=LOSSES["relativistic"].generator)
-    stats = steps.generator_step(trainer.parts.g, trainer.parts.d, None, trainer._latents(0), game)
+    stats = steps.generator_step(trainer.parts.g, trainer.parts.d, None, trainer.supply.latents(0), game, step=0)
     assert stats["g/loss"].isnan()
 
 
@@ -71,16 +71,16 @@ def test_a_loss_that_says_so_gets_the_logits_of_a_real_batch():
     game = game._replace(loss=game.loss._replace(generator_reads_real=True), generator_loss=generator)
     trainer.parts = trainer.parts._replace(game=game)
     trainer._round()
-    real = trainer._real("g", 0)
+    real = trainer.supply.real("g", 0)
     with torch.no_grad():  # the generator's step leaves the discriminator as it was
         torch.testing.assert_close(seen[0], trainer.parts.d.network(real.inputs))
-    assert not torch.equal(real.inputs, trainer._real("d", 0).inputs)
+    assert not torch.equal(real.inputs, trainer.supply.real("d", 0).inputs)
 
 
 def test_statistics_are_those_of_the_logits():
     trainer = tiny_trainer(precision="float64")
     parts = trainer.parts
-    real, latents = trainer._real("d", 0), Batch(trainer._z("d", 0), None)
+    real, latents = trainer.supply.real("d", 0), Batch(trainer.supply.z("d", 0), None)
     with torch.no_grad():
         real_logits = parts.d.network(real.inputs)
         fake_logits = parts.d.network(parts.g.network(latents.inputs))
@@ -109,7 +109,7 @@ def moved_by(trainer, penalties, *, step):
     d = parts.d._replace(optimizer=torch.optim.SGD(parts.d.parameters, lr=1.0))
     game = parts.game._replace(penalties=penalties)
     before = [parameter.detach().clone() for parameter in d.parameters]
-    steps.discriminator_step(d, parts.g, trainer._real("d", 0), Batch(trainer._z("d", 0), None), game, step=step)
+    steps.discriminator_step(d, parts.g, trainer.supply.real("d", 0), Batch(trainer.supply.z("d", 0), None), game, step=step)
     return [old - parameter.detach() for parameter, old in zip(d.parameters, before, strict=True)]
 
 
@@ -125,7 +125,7 @@ def test_a_lazy_penalty_acts_at_every_interval_th_step_with_its_interval_as_gain
         for parameter, step_of in zip(trainer.parts.d.parameters, free, strict=True):
             parameter.data -= step_of
         trainer.parts.d.optimizer.zero_grad()
-        value = penalty.regularizer(trainer.parts.d.network, trainer._real("d", 0).inputs, trainer._real("d", 0).inputs).mean()
+        value = penalty.regularizer(trainer.parts.d.network, trainer.supply.real("d", 0).inputs, trainer.supply.real("d", 0).inputs).mean()
         (value * 0.01 * 4).backward()
         for one, two, parameter in zip(found, free, trainer.parts.d.parameters, strict=True):
             extra = torch.zeros_like(two) if parameter.grad is None or not acts else parameter.grad
@@ -157,7 +157,7 @@ def test_adam_is_corrected_for_lazy_steps(intervals, share):
 def test_penalties_at_every_step_enter_the_gradient_with_their_weight():
     options = {"precision": "float64", "regularizers__r1_gamma": 3.0, "regularizers__lecam_lambda": 0.7}
     trainer = tiny_trainer(**options)
-    parts, real, latents = trainer.parts, trainer._real("d", 0), Batch(trainer._z("d", 0), None)
+    parts, real, latents = trainer.parts, trainer.supply.real("d", 0), Batch(trainer.supply.z("d", 0), None)
     with torch.no_grad():
         fake_images = parts.g.network(latents.inputs)
     real_logits, fake_logits = parts.d.network(real.inputs), parts.d.network(fake_images)

@@ -12,9 +12,11 @@ NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_packaged_config_builds(name, tmp_path):
-    encoded, _ = noise_images(4, size=28)
+    size, channels = {"cifar10": (32, 3), "images64": (80, 3), "images256": (260, 3)}.get(name, (28, 1))
+    encoded, _ = noise_images(4, size=size, channels=channels)
     path = str(write_parquet(tmp_path / "a.parquet", encoded, [0] * 4))
-    given = {"mnist": {"data.path": path}, "stacked_mnist": {"data.path": path, "data.count": 8, "evaluation.extractor.path": path}}
+    given = {key: {"data.path": path} for key in ("mnist", "cifar10", "images64", "images256")}
+    given["stacked_mnist"] = {"data.path": path, "data.count": 8, "evaluation.extractor.path": path}
     config = validate(merge(load_named(name), given.get(name, {})), JobConfig)
     config.require_divisible(config.ray.num_workers)
     build_networks(config.gan(), load_dataset(config.gan()))

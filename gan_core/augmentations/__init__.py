@@ -1,0 +1,1 @@
+"""Differentiable augmentations, one file each: `augmentation(...)`, whose keyword arguments are the config schema of `augment`."""

@@ -1,0 +1,75 @@
+"""What the steps are fed with: real images, latents, labels and the numbers of penalties, each a function of config and step counters."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from gan_core import sampling
+from gan_core.building import Parts
+from gan_core.config import GanConfig
+from gan_core.datatypes import Batch, to_device
+
+
+class Supply:
+    """This rank's part of what the global batch of any step consists of; has no state of its own."""
+
+    def __init__(self, config: GanConfig, parts: Parts) -> None:
+        self.config, self.parts = config, parts
+
+    def real(self, player: str, step: int) -> Batch:
+        """The real images of a player's step, as the discriminator is to see them."""
+        config, parts = self.config, self.parts
+        places = sampling.batch_indices(config.seed, f"{player}/real", step, batch_size=config.batch_size, dataset_size=len(parts.train))
+        return self._as_seen(parts.train[places], f"{player}/real", step, count=config.batch_size)
+
+    def latents(self, step: int) -> Batch:
+        """Latents of a generator step; where classes matter, their labels follow the data's own frequencies."""
+        config, parts = self.config, self.parts
+        labels = None
+        if config.network.conditional and parts.dataset.labels is not None:
+            count, size = config.batch_size, len(parts.train)
+            places = sampling.batch_indices(config.seed, "g/labels", step, batch_size=count, dataset_size=size)
+            labels = to_device(parts.dataset.labels[parts.train[places]], parts.device)
+        return Batch(self.z("g", step), labels)
+
+    def z(self, player: str, step: int) -> Float[Tensor, "shard z_dim"]:
+        """The z of a player's step."""
+        config = self.config
+        z = sampling.latents(config.seed, f"{player}/z", step, batch_size=config.batch_size, z_dim=config.network.z_dim)
+        return self._placed(z)
+
+    def penalty_draws(self, step: int) -> Float[Tensor, "decisions draws"] | None:
+        """Uniform numbers for the penalties of a discriminator step; None where they need none."""
+        config, parts = self.config, self.parts
+        return self._uniforms("d/penalty", step, config.batch_size // config.network.packing, parts.draws) if parts.draws else None
+
+    def to_diagnose(self, step: int) -> tuple[Batch, Batch | None, Batch]:
+        """Training images, held-out images if there are any, and latents, drawn for a look after discriminator step `step`."""
+        config, parts = self.config, self.parts
+        count = -(-config.diagnostics.images // config.batch_size) * config.batch_size  # which any number of ranks divides
+        real: dict[str, Batch] = {}
+        for name, numbers in (("diagnose/train", parts.train), ("diagnose/held out", parts.held_out)):
+            if len(numbers):
+                places = sampling.diagnostic_indices(config.seed, name, step, count=count, dataset_size=len(numbers))
+                real[name] = self._as_seen(numbers[places], name, step, count=count)
+        z = sampling.latents(config.seed, "diagnose/z", step, batch_size=count, z_dim=config.network.z_dim)
+        train = real["diagnose/train"]
+        return train, real.get("diagnose/held out"), Batch(self._placed(z), train.labels)
+
+    def _as_seen(self, indices: Int64[Tensor, " images"], stream: str, step: int, *, count: int) -> Batch:
+        """Real images, mirrored and augmented as the config says; `count` of them over all ranks."""
+        config, parts = self.config, self.parts
+        images, labels = parts.dataset.batch(indices, parts.device, parts.dtype, labelled=config.network.conditional)
+        if config.augment.mirror:
+            coins = self._uniforms(f"{stream}/mirror", step, count, 1)
+            images = torch.where(coins[:, :, None, None] < 0.5, images.flip(3), images)
+        if parts.game.augmenter is not None:
+            numbers = self._uniforms(f"{stream}/augment", step, count, parts.game.augmenter.augmentation.draws)
+            images = parts.game.augmenter.real(images, numbers)
+        return Batch(images, labels)
+
+    def _uniforms(self, stream: str, step: int, count: int, per_sample: int) -> Float[Tensor, "shard per_sample"]:
+        return self._placed(sampling.uniforms(self.config.seed, stream, step, count=count, per_sample=per_sample))
+
+    def _placed(self, numbers: Float[Tensor, "shard _"]) -> Float[Tensor, "shard _"]:
+        return to_device(numbers, self.parts.device).to(self.parts.dtype)
