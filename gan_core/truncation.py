@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from gan_core import sampling
+from gan_core import keyed_noise, sampling
 
 CENTRE_SEEDS, CENTRE_FIRST_SEED = 10_000, 3 * 2**33  # beyond those of pictures, scores and `raygan evaluate`
 AT_ONCE = 1000
@@ -18,10 +18,9 @@ AT_ONCE = 1000
 
 @runtime_checkable
 class HasW(Protocol):
-    """A generator of two parts: its image of z is `synthesise(map(z, labels), noise_keys(z))`, in [-1, 1] once it is clamped.
+    """A generator of two parts: its image of z is `synthesise(map(z, labels), keyed_noise.keys(z))`, in [-1, 1] once it is clamped.
 
-    `map` gives w [batch, w_dim]; `synthesise` also takes [batch, layers, w_dim], and one noise for all images where keys are None. A
-    generator without noise needs no `noise_keys`.
+    `map` gives w [batch, w_dim]; `synthesise` also takes [batch, layers, w_dim], and one noise for all images where keys are None.
     """
 
     def map(self, z: Tensor, labels: Tensor | None = None) -> Tensor: ...
@@ -77,8 +76,7 @@ class TruncatedInW(nn.Module):
     def forward(
         self, z: Float[Tensor, "batch z_dim"], labels: Int64[Tensor, " batch"] | None, truncation: Float[Tensor, ""]
     ) -> Float[Tensor, "batch channels height width"]:
-        keys_of = getattr(self.generator, "noise_keys", None)
-        return self.synthesise(self.map(z, labels, truncation), None if keys_of is None else keys_of(z))
+        return self.synthesise(self.map(z, labels, truncation), keyed_noise.keys(z))
 
     def map(
         self, z: Float[Tensor, "batch z_dim"], labels: Int64[Tensor, " batch"] | None, truncation: Float[Tensor, ""]

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from gan_core import keyed_noise
+
 
 class Mapped(nn.Module):
     """W = A z + b[label]; images are tanh of a linear map of w, one pixel of which is noise that belongs to z."""
@@ -17,10 +19,7 @@ class Mapped(nn.Module):
         self.side = side
 
     def forward(self, z, labels=None):
-        return self.synthesise(self.map(z, labels), self.noise_keys(z)).clamp(-1.0, 1.0)
-
-    def noise_keys(self, z):
-        return (z[:, 0] * 1000.0).to(torch.int64)
+        return self.synthesise(self.map(z, labels), keyed_noise.keys(z)).clamp(-1.0, 1.0)
 
     def map(self, z, labels=None):
         w = self.to_w(z)
@@ -32,5 +31,5 @@ class Mapped(nn.Module):
         if keys is None:
             keys = torch.zeros(len(w), dtype=torch.int64, device=w.device)
         noise = torch.zeros_like(images)
-        noise[:, 0, 0, 0] = torch.sin(keys.to(w.dtype))
+        noise[:, 0, 0, 0] = keyed_noise.normals(keys, 0, 1)[:, 0]
         return images + noise
