@@ -127,7 +127,13 @@ def main():
         scores = [list(values) for values in zip(*rows, strict=True)]
         falling = all(later < before for values in scores for before, later in pairwise(values))
         below = all(values[-1] < 0.5 * values[0] for values in scores)
-        cells = [name, settings.variant, settings.step_ratio, *(f"{size:,}" for size in sizes), f"{settings.total_kimg:g}"]
+        cells = [
+            name,
+            settings.variant or settings.loss.name,
+            settings.step_ratio,
+            *(f"{size:,}" for size in sizes),
+            f"{settings.total_kimg:g}",
+        ]
         cells += [f"{seconds:.0f}", f"{in_all:.0f}", *(", ".join(f"{value:.4g}" for value in values) for values in scores)]
         cells += ["at each third" if falling else "in the end" if below else "NO", *([f"{agreement:.3f}"] if given.conditional else [])]
         lines.append("| " + " | ".join(cells) + " |")
