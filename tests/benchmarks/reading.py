@@ -205,7 +205,7 @@ def report(speeds, large, options):
         f"of {BATCH}, over {options.seconds:g} s after the first batch, medians of {options.repeats}, in turns. One process and one thread "
         f"for raygan, and two workers beside the main process for the others.",
         "",
-        "| data | raygan | ImageFolder + DataLoader | datasets + DataLoader | raygan over the faster one | first opening (unpacks), later |",
+        "| data | raygan | ImageFolder + DataLoader | datasets + DataLoader | over the faster one | first opening (unpacks), later |",
         "|---|---|---|---|---|---|",
     ]
     for name, found, (first, later) in speeds:
