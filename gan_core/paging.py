@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-RESIDENT_BYTES = 2**28
+SMALL_BYTES, RESIDENT_BYTES = 2**28, 2**26
 STATISTICS = Path("/proc/self/statm")
 
 
 class Pages:
-    """The pages of a file's map, let go when RESIDENT_BYTES of them were mapped; a map that is not larger stays.
+    """The pages of a file's map, let go when RESIDENT_BYTES of them were mapped; a map of SMALL_BYTES or less stays.
 
     Letting go costs nothing that is not read again, and then a page fault: the kernel keeps the file's pages in its own cache, which
     all processes of the machine share, as long as nobody else needs the memory. Where the kernel does not tell what is mapped (it may
@@ -22,7 +22,7 @@ class Pages:
         with file.open("rb") as stream:
             # A private map (copy on write) shares pages as a read-only one does, and gives torch the writable array that it asks for.
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-        self._lets_go = len(self._map) > RESIDENT_BYTES and hasattr(mmap, "MADV_DONTNEED") and STATISTICS.exists()
+        self._lets_go = len(self._map) > SMALL_BYTES and hasattr(mmap, "MADV_DONTNEED") and STATISTICS.exists()
         self._before = _file_bytes() if self._lets_go else 0
 
     def array(self) -> np.ndarray[Any, np.dtype[np.uint8]]:

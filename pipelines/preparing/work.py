@@ -27,6 +27,7 @@ from pipelines.preparing.sources import Block
 RayUse = Literal["auto", "always", "never"]
 WORTH_SECONDS = 30.0  # of work that is left: about five times Ray's start and end
 WORTH_SECONDS_ON_A_CLUSTER = 10.0  # it is there already, and has more machines
+LOOK_SECONDS = 3.0  # before it is said how long the rest will take
 AHEAD = 2  # blocks that a process has or waits for
 
 
@@ -44,12 +45,13 @@ def records(blocks: list[Block], job: Job, *, workers: int | None, ray: RayUse) 
             yield from stack.enter_context(_RayData(job, workers)).records(blocks)
             return
         cluster: _RayData | None = None
-        waiting, rest, began = deque(blocks), list[Block](), time.monotonic()
+        waiting, rest, began = deque(blocks), list[Block](), 0.0
         here = _inline if workers == 1 or len(blocks) == 1 else _processes
-        for done, record in enumerate(here(waiting, job, workers or os.cpu_count() or 1), start=1):
+        for done, record in enumerate(here(waiting, job, workers or os.cpu_count() or 1)):
             yield record
-            seconds_left = (time.monotonic() - began) / done * len(waiting)
-            if ray == "auto" and cluster is None and seconds_left > _worth():
+            began = began or time.monotonic()  # from the first record: before it processes start
+            elapsed = time.monotonic() - began
+            if ray == "auto" and cluster is None and done and elapsed >= LOOK_SECONDS and elapsed / done * len(waiting) > _worth():
                 cluster = stack.enter_context(_RayData(job, workers))
             if cluster is not None and cluster.is_ready():
                 rest += waiting

@@ -15,7 +15,6 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -80,7 +79,7 @@ def main():
                     found[name] = pixels(Path(folder) / "out")
         first = next(iter(found.values()))
         assert all(np.array_equal(first, other) for other in found.values())
-        rows.append((title, len(first), {name: median(values) for name, values in seconds.items()}))
+        rows.append((title, len(first), {name: np.median(values, 0).tolist() for name, values in seconds.items()}))
         print(rows[-1], flush=True)
     text = report(rows, options)
     print(text)
@@ -118,12 +117,12 @@ def script(folder, program):
 
 def timed(command):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled"}
-    began = time.monotonic()
+    before, began = os.times(), time.monotonic()
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    seconds = time.monotonic() - began
+    seconds, after = time.monotonic() - began, os.times()
     if result.returncode:
         raise RuntimeError(result.stderr)
-    return seconds
+    return seconds, after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def pixels(out):
@@ -141,14 +140,14 @@ def report(rows, options):
         f"`python -m tests.benchmarks.preparing`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}; {describe_hardware()['summary']}; pillow "
         f"{version('pillow')}, pyarrow {version('pyarrow')}, ray {version('ray')}{other}. Seconds from the command to its end, medians of "
         f"{options.repeats}, in turns; the same pixels, checked. `--ray always` has Ray's start and end in it, and `raygan prepare` alone "
-        f"needs no Ray for so few images.",
+        f"needs no Ray for so few images. CPU: of the command and the processes that it waits for; Ray's are not among them.",
         "",
         "| source | " + " | ".join(names) + " |",
         "|---|" + "---|" * len(names),
     ]
-    for title, count, seconds in rows:
-        ours = seconds["raygan prepare"]
-        cells = [f"{value:.2f} s ({count / value:,.0f}/s; {value / ours:.2f} x)" for value in seconds.values()]
+    for title, _, seconds in rows:
+        ours = seconds["raygan prepare"][0]
+        cells = [f"{wall:.2f} s ({wall / ours:.2f} x; {cpu:.1f} s of CPU)" for wall, cpu in seconds.values()]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 

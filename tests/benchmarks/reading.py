@@ -201,11 +201,11 @@ def report(speeds, large, options):
         "# Reading images",
         "",
         f"`python -m tests.benchmarks.reading`, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}; {describe_hardware()['summary']}; "
-        f"torch {version('torch')}, torchvision {version('torchvision')}. Images a second as float32 in [-1, 1], shuffled batches of {BATCH}, "
-        f"over {options.seconds:g} s after the first batch, medians of {options.repeats}, in turns. One process and one thread for raygan, and "
-        f"two workers beside the main process for the others.",
+        f"torch {version('torch')}, torchvision {version('torchvision')}. Images a second as float32 in [-1, 1], shuffled batches "
+        f"of {BATCH}, over {options.seconds:g} s after the first batch, medians of {options.repeats}, in turns. One process and one thread "
+        f"for raygan, and two workers beside the main process for the others.",
         "",
-        "| data | raygan | ImageFolder + DataLoader | datasets + DataLoader | raygan over the faster one | first opening (unpacks), later |",
+        "| data | raygan | ImageFolder + DataLoader | datasets + DataLoader | over the faster one | first opening (unpacks), later |",
         "|---|---|---|---|---|---|",
     ]
     for name, found, (first, later) in speeds:

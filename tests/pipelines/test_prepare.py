@@ -100,7 +100,7 @@ def slowly(block, job):
     made.append(block["number"])
     time.sleep(0.5)
     return make(block, job)
-work.WORTH_SECONDS, shard.make = 0.0, slowly
+work.WORTH_SECONDS, work.LOOK_SECONDS, shard.make = 0.0, 0.0, slowly
 status = prepare.main(sys.argv[1:])
 print("made here", *made)
 sys.exit(status)
