@@ -31,7 +31,8 @@ class ImageDataset:
 
     `images` is [count, channels, height, width]: uint8 pixels 0..255, often memory-mapped, or float32 values used as they
     are (2-D points are [count, 2, 1, 1]). `labels` is [count] int64 or None. `content_hash` names the decoded content. `mixture` is
-    where points come from, if that is known. `pages` is told what was read of a memory map.
+    where points come from, if that is known. `pages` is told what was read of a memory map. `class_names` are those of the classes,
+    empty where they have none.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ImageDataset:
     source: str = ""
     mixture: Mixture | None = None
     pages: Pages | None = None
+    class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

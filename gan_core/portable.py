@@ -60,6 +60,7 @@ def shape_of(config: GanConfig, dataset: ImageDataset) -> Shape:
         channels=dataset.channels,
         num_classes=dataset.num_classes if config.network.conditional else 0,
         points=dataset.images.dtype != torch.uint8,
+        class_names=dataset.class_names or None if config.network.conditional else None,
     )
 
 

@@ -96,6 +96,7 @@ def _shape(config: GanConfig, run_id: str | None, tracker: Tracker) -> Shape:
         channels=profile["channels"],
         num_classes=profile["classes"] if config.network.conditional else 0,
         points=profile["resolution"] <= LARGEST_POINT,
+        class_names=tuple(profile.get("class_names", ())) or None if config.network.conditional else None,
     )
 
 

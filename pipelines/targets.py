@@ -48,12 +48,15 @@ class Target(NamedTuple):
 
 
 def find(word: str, tracker: Tracker, *, best: bool) -> Target:
-    """The target that `word` names: an existing path, a models:/ or runs:/ address, or an MLflow run, by its last or best checkpoint.
+    """The target that `word` names: an existing path, Parquet at an address such as s3://bucket/folder, a models:/ or runs:/ address, or an
+    MLflow run, by its last or best checkpoint.
 
     Raises:
         ValueError: nothing is there, or what is there is none of these.
     """
     path = Path(word)
+    if "://" in word:
+        return _images(word, parquet.load(path=word))
     if generators.is_generator(word) or not path.exists():
         return _generator(generators.find(word, tracker, best=best))
     if path.is_dir() and not any(path.rglob("*.parquet")):

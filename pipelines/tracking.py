@@ -277,6 +277,7 @@ def _dataset_input(dataset: ImageDataset) -> DatasetInput:
         "resolution": dataset.resolution,
         "channels": dataset.channels,
         "classes": dataset.num_classes,
+        "class_names": list(dataset.class_names),
         "content_hash": dataset.content_hash,
     }
     entity = Dataset(

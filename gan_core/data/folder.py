@@ -57,4 +57,5 @@ def load(
         num_classes=len(classes),
         source=str(root),
         pages=stored.pages,
+        class_names=tuple(classes),
     )

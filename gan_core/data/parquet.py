@@ -66,7 +66,9 @@ def load(
     source = Source(path, _stamps(place, files), rows, labelled=columns.label is not None)
     wanted = Wanted(resolution, channels, resize, {"image": image_column, "label": columns.label})
     stored = decoded(source, wanted, max_corrupt_fraction=max_corrupt_fraction, cache_dir=cache_dir)
-    return _dataset(place, stored, int(stored.labels.max()) + 1 if stored.labels is not None else 0)
+    seen = int(stored.labels.max()) + 1 if stored.labels is not None else 0
+    names = _tables.class_names(metadata[0], columns.label)
+    return _dataset(place, stored, max(seen, len(names)) if seen else 0, names if seen <= len(names) else [])
 
 
 def _prepared(place: Place, manifest: _shards.Manifest, files: list[Stamp], cache_dir: str | None) -> ImageDataset:
@@ -87,10 +89,10 @@ def _prepared(place: Place, manifest: _shards.Manifest, files: list[Stamp], cach
             except OSError as error:  # a full disk
                 raise ValueError(f"data: {place.address} could not be unpacked into {cache.folder.parent} ({error})") from None
         stored = cache.read()
-    return _dataset(place, stored, len(manifest.classes))
+    return _dataset(place, stored, len(manifest.classes), manifest.classes)
 
 
-def _dataset(place: Place, stored: _cache.Stored, classes: int) -> ImageDataset:
+def _dataset(place: Place, stored: _cache.Stored, classes: int, names: list[str]) -> ImageDataset:
     return ImageDataset(
         _name(place),
         stored.images,
@@ -99,6 +101,7 @@ def _dataset(place: Place, stored: _cache.Stored, classes: int) -> ImageDataset:
         num_classes=classes,
         source=place.address,
         pages=stored.pages,
+        class_names=tuple(names) if stored.labels is not None else (),
     )
 
 

@@ -1,4 +1,5 @@
 import io
+import json
 import multiprocessing
 import os
 
@@ -156,3 +157,18 @@ def test_a_failed_decode_leaves_no_cache_behind(tmp_path):
     write_parquet(tmp_path / "a.parquet", [png((8, 8)), png((9, 9))])
     assert "row 1 is 9x9" in bad(tmp_path)
     assert [name for name in os.listdir(os.environ["RAYGAN_CACHE"]) if not name.endswith(".lock")] == []
+
+
+def test_classes_have_the_names_that_hugging_face_wrote(tmp_path):
+    encoded, _ = noise_images(4)
+    path = write_parquet(tmp_path / "named.parquet", encoded, [0, 1, 1, 0], nested=True)
+    assert parquet.load(path=str(path)).class_names == ()
+    features = {"label": {"names": ["cat", "dog", "owl"], "_type": "ClassLabel"}}
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), path)
+    named = parquet.load(path=str(path))
+    assert (named.class_names, named.num_classes) == (("cat", "dog", "owl"), 3)
+    features["label"]["names"] = ["cat"]  # fewer than the labels: of no use
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), path)
+    fewer = parquet.load(path=str(path))
+    assert (fewer.class_names, fewer.num_classes) == ((), 2)

@@ -79,9 +79,9 @@ def test_run_checkpoint_and_model_are_one_generator(here, capsys):
     assert model_scores == pytest.approx(found[0], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["pictures", "pictures.parquet"])
+@pytest.mark.parametrize("name", ["pictures", "pictures.parquet", "file://{here}/pictures.parquet"])
 def test_images_in_files_are_judged_in_a_run_of_their_own(here, capsys, name):
-    out = evaluate(capsys, name, DIGITS, *SETTINGS)
+    out = evaluate(capsys, name.format(here=here.folder), DIGITS, *SETTINGS)
     run, scores = logged(here.folder, out)
     assert run.run_id != here.run_id
     assert run.run.info.status == "FINISHED"
