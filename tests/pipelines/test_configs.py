@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from gan_core.building import build_networks, load_dataset
+from gan_core.building import build_networks, load_dataset, require_fitting
 from gan_core.overrides import flatten, merge, parse, unflatten, validate
 from pipelines.config import CONFIGS, JobConfig, load_named, require_resumable
 from tests.support import noise_images, write_parquet
@@ -19,7 +19,8 @@ def test_every_packaged_config_builds(name, tmp_path):
     given["stacked_mnist"] = {"data.path": path, "data.count": 8, "evaluation.extractor.path": path}
     config = validate(merge(load_named(name), given.get(name, {})), JobConfig)
     config.require_divisible(config.ray.num_workers)
-    build_networks(config.gan(), load_dataset(config.gan()))
+    dataset = load_dataset(config.gan())
+    require_fitting(config.gan(), dataset, *build_networks(config.gan(), dataset), ranks=config.ray.num_workers)
     assert validate(unflatten(flatten(config)), JobConfig) == config
 
 
