@@ -70,17 +70,19 @@ def _inline(waiting: deque[Block], job: Job, workers: int) -> Iterator[Record]:
 
 
 def _processes(waiting: deque[Block], job: Job, workers: int) -> Iterator[Record]:
-    """By processes of this machine, which take from `waiting` what is still there."""
-    workers = min(workers, len(waiting))
+    """By this process and others of this machine, which take from `waiting` what is still there."""
+    others = min(workers, len(waiting)) - 1
     context = multiprocessing.get_context("spawn")  # pyarrow has threads, which a fork does not survive
     with ExitStack() as stack:
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_attend_to_the_parent)
+        pool = ProcessPoolExecutor(others, mp_context=context, initializer=_attend_to_the_parent)
         stack.callback(pool.shutdown, cancel_futures=True)  # what is at hand is finished, and kept
         running: set[Future[Record]] = set()
         while waiting or running:
-            while waiting and len(running) < AHEAD * workers:
+            while waiting and len(running) < AHEAD * others:
                 running.add(pool.submit(shard.make, waiting.popleft(), job))
-            done, running = wait(running, return_when=FIRST_COMPLETED)
+            if waiting:
+                yield shard.make(waiting.popleft(), job)
+            done, running = wait(running, timeout=0.0 if waiting else None, return_when=FIRST_COMPLETED)
             for future in done:
                 try:
                     yield future.result()
