@@ -46,12 +46,13 @@ class Augmenter:
 
     def real(self, images: Images, numbers: Float[Tensor, "batch draws"]) -> Images:
         """Real images by numbers from [0, 1) that were drawn for them."""
-        return self.augmentation.apply(images, numbers, self.probability)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.augmentation.apply(images, numbers, self.probability)
 
     def fake(self, images: Images, z: Float[Tensor, "batch z_dim"]) -> Images:
         """Fake images by numbers that their latents give; the gradient goes through."""
         numbers = uniforms(keys(z), STREAM, self.augmentation.draws).to(self.probability.dtype)
-        return self.augmentation.apply(images.to(self.probability.dtype), numbers, self.probability)
+        return self.real(images.to(self.probability.dtype), numbers)
 
     def observe(self, accuracy_real: Float[Tensor, ""]) -> None:
         """Take note of the share of this rank's reals that a discriminator step judged to be real; `signs` is averaged over ranks then."""

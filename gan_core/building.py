@@ -259,8 +259,14 @@ def _require_whole_groups(config: GanConfig, discriminator: nn.Module, ranks: in
         raise ValueError(
             f"batch_size: {config.batch_size} leaves {decisions // parts} decisions for each of {ranks} ranks x "
             f"{config.accumulation_steps} accumulation steps, which network.discriminator.minibatch_stddev_group={group} does not divide; "
-            f"set one of them so that it does"
+            f"try {_near(config.batch_size, parts * config.network.packing * group)}"
         )
+
+
+def _near(size: int, unit: int) -> str:
+    """The multiples of `unit` next to `size`."""
+    below = size // unit * unit
+    return f"batch_size {below} or {below + unit}" if below else f"batch_size {unit}"
 
 
 def _player(network: nn.Module, adam: AdamConfig, intervals: Sequence[int], clip_weight: float | None = None) -> Player:

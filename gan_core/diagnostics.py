@@ -86,7 +86,9 @@ class Alarms:
         limits = self.thresholds
         self.ringing = {}
         gap = metrics.get("d/accuracy_train", 0.0) - metrics.get("d/accuracy_held_out", metrics.get("d/accuracy_train", 0.0))
-        norm = max(metrics.get(key, 0.0) for key in ("d/gradient_norm", "d/penalty_gradient_norm", "g/gradient_norm"))
+        norm = max(
+            metrics.get(key, 0.0) for key in ("d/gradient_norm", "d/penalty_gradient_norm", "g/gradient_norm", "g/penalty_gradient_norm")
+        )
         ratio = metrics.get("g/feature_variance_ratio", 1.0)
         share = metrics.get("g/saturated_share", 0.0)
         found = {

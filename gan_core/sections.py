@@ -241,7 +241,7 @@ class AugmentConfig(Section):
         options = {key: value for key, value in given.items() if key not in cls.model_fields}
         own = {key: value for key, value in given.items() if key in cls.model_fields}
         if given.get("name") is None:
-            unused = [key for key in given if key not in ("name", "mirror") and given[key] != cls._default(key)]
+            unused = [key for key in given if key not in ("name", "mirror") and (key in options or given[key] != cls._default(key))]
             if unused:
                 raise ValueError(f"augment.{unused[0]} has no effect without augment.name; set it to {' or '.join(cls.names())}")
             return own
@@ -250,7 +250,7 @@ class AugmentConfig(Section):
 
     @classmethod
     def _default(cls, key: str) -> Any:
-        return cls.model_fields[key].default if key in cls.model_fields else None
+        return cls.model_fields[key].default
 
     @staticmethod
     def names() -> list[str]:
@@ -262,6 +262,8 @@ class AugmentConfig(Section):
         unused = [key for key in ("target", "full_kimg") if getattr(self, key) != self._default(key)]
         if unused and self.probability is not None:
             raise ValueError(f"augment.{unused[0]} has no effect, because augment.probability is fixed; set that to null to adapt it")
+        if self.probability == 0.0:
+            raise ValueError("augment.probability: 0 augments nothing; set augment.name=null, or probability to null to adapt it from 0")
         return self
 
     @property

@@ -17,7 +17,7 @@ from gan_core.datatypes import Batch
 from gan_core.evaluation import EvaluationError
 from gan_core.history import DivergenceError, History, require_finite
 from gan_core.judge import Scores
-from gan_core.overrides import differences_that_matter, flatten
+from gan_core.overrides import differences_that_matter, flatten, unflatten, validate
 from gan_core.provenance import Provenance, require_same
 from gan_core.steps import discriminator_step, generator_step
 from gan_core.supply import Supply
@@ -145,7 +145,7 @@ class Trainer:
             ValueError: the config differs in a key that changes what is computed; or the data's content, or how scores are made.
         """
         perturbed, mine = tuple(perturbed), flatten(self.config)
-        theirs = {key: state["config"].get(key, "unset") for key in mine}
+        theirs = flatten(validate(unflatten(state["config"]), GanConfig))  # what a former version did not know has its default
         changed = differences_that_matter(theirs, mine, (*FREE_ON_RESUME, *perturbed))
         if changed:
             raise ValueError("the checkpoint was made with another config; differing keys:\n  " + "\n  ".join(changed))
@@ -166,7 +166,7 @@ class Trainer:
         self.alarms.load_state_dict(state["alarms"])
         if parts.game.anchors is not None:
             parts.game.anchors.copy_(state["anchors"])
-        if parts.game.augmenter is not None:
+        if parts.game.augmenter is not None and "augment.probability" not in perturbed:
             parts.game.augmenter.load_state_dict(state["augmenter"])
         if parts.game.path is not None:
             parts.game.path.mean.copy_(state["path_length"])
@@ -208,7 +208,10 @@ class Trainer:
         if parts.draws_noise:
             sampling.seed_layers(self.config.seed, "g", self.g_steps, parts.device)
         paired = self.supply.real("g", self.g_steps) if parts.game.loss.generator_reads_real else None
-        stats = generator_step(parts.g, parts.d, paired, self.supply.latents(self.g_steps), parts.game, step=self.g_steps)
+        latents = self.supply.latents(self.g_steps)
+        if paired is not None:
+            latents = latents._replace(labels=paired.labels)  # a pair is of one class here too
+        stats = generator_step(parts.g, parts.d, paired, latents, parts.game, step=self.g_steps)
         self.g_steps += 1
         self._history.add(stats, self.g_steps)
 

@@ -4,6 +4,7 @@ These three of its six groups are the ones that helped (section 3 and figure 4);
 """
 
 import math
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,9 @@ SYM6 = (
     *(0.3379294217276218, -0.07263752278646252, -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148),
 )
 REACH = len(SYM6) // 2 - 1
+# Where the filter's centre of mass puts a pixel among the up-sampled ones, from the middle of its two: moved back before the map, and again
+# after it, so that the map is about the image's own centre.
+OFFSET = sum(place * tap for place, tap in enumerate(SYM6)) / math.sqrt(2.0) - REACH - 0.5
 AXES = (((1, len(SYM6)), (1, 2)), ((len(SYM6), 1), (2, 1)))  # kernel shape and stride, across and down
 
 
@@ -103,7 +107,7 @@ def warped(images: Images, inverse: Matrices) -> Images:
     Up-sampled twice, sampled there by bilinear interpolation, and down-sampled again (2006.06676, appendix B, "geometric").
     """
     batch, channels, size = images.shape[0], images.shape[1], images.shape[-1]
-    tap = torch.tensor(SYM6, dtype=images.dtype, device=images.device)
+    tap = _taps(images.device, images.dtype)
     places = torch.arange(-3, size + 3, device=images.device)
     mirrored = torch.where(places < 0, -1 - places, torch.where(places < size, places, 2 * size - 1 - places))
     wide = images[:, :, mirrored][:, :, :, mirrored]
@@ -111,8 +115,9 @@ def warped(images: Images, inverse: Matrices) -> Images:
         wide = functional.conv_transpose2d(wide, 2.0**0.5 * tap.view(shape).expand(channels, 1, *shape), stride=stride, groups=channels)
     inside = slice(6 + REACH, 6 + REACH + 2 * size)
     side = 2 * size + 2 * REACH  # with a margin for the filter
-    stretch = torch.tensor([side / (2.0 * size), side / (2.0 * size), 1.0], dtype=images.dtype, device=images.device)
-    grid = functional.affine_grid((inverse * stretch)[:, :2], [batch, channels, side, side], align_corners=False)
+    inverse = _moved(OFFSET / size, images) @ inverse @ _moved(-OFFSET / size, images)
+    linear = inverse[:, :2, :2] * (side / (2.0 * size))
+    grid = functional.affine_grid(torch.cat([linear, inverse[:, :2, 2:]], 2), [batch, channels, side, side], align_corners=False)
     seen = functional.grid_sample(wide[:, :, inside, inside], grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     for shape, stride in AXES:
         seen = functional.conv2d(seen, 0.5**0.5 * tap.view(shape).expand(channels, 1, *shape), stride=stride, groups=channels)
@@ -139,8 +144,19 @@ def _affine(linear: Float[Tensor, "batch m m"], offset: Float[Tensor, "batch m"]
     """The matrix of x -> linear x + offset on (x, 1)."""
     count, size = linear.shape[0], linear.shape[-1]
     column = linear.new_zeros(count, size) if offset is None else offset
-    last = functional.one_hot(torch.tensor(size, device=linear.device), size + 1).to(linear.dtype).expand(count, 1, -1)
+    last = torch.cat([linear.new_zeros(count, 1, size), linear.new_ones(count, 1, 1)], 2)
     return torch.cat([torch.cat([linear, column[:, :, None]], 2), last], 1)
+
+
+@cache
+def _taps(device: torch.device, dtype: torch.dtype) -> Float[Tensor, " taps"]:
+    """The filter on a device, brought there once: each time would wait for it."""
+    return torch.tensor(SYM6, dtype=dtype, device=device)
+
+
+def _moved(by: float, images: Images) -> Float[Tensor, "1 3 3"]:
+    """A shift right and down by this, in coordinates where the image is [-1, 1]^2."""
+    return _affine(torch.eye(2, dtype=images.dtype, device=images.device)[None], images.new_full((1, 2), by))
 
 
 def _each(value: PerImage) -> Float[Tensor, "batch 1 1"]:

@@ -5,6 +5,7 @@ Adam's step does not depend on the size of a gradient, so all weights then chang
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,11 @@ from torch.nn import functional
 from gan_core.networks._filters import Blur
 
 EPSILON = 1e-8
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """No autocast: styles have few numbers, and each scales a whole map."""
+    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
 class EqualisedLinear(nn.Module):
@@ -63,13 +69,15 @@ class ModulatedConv(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch width_in height width"], w: Float[Tensor, "batch w_dim"]
     ) -> Float[Tensor, "batch width_out out_height out_width"]:
-        styles, weight = self.style(w), self.weight * self.scale
-        images = images * styles[:, :, None, None]
+        weight = self.weight * self.scale
+        with full_precision(w.device):
+            styles = self.style(w)
+            sizes = styles.square() @ weight.square().sum((2, 3)).T if self.demodulate else None
+        images = images * styles.to(images.dtype)[:, :, None, None]
         if self.blur is None:
             images = functional.conv2d(images, weight, padding=self.padding)
         else:
             images = self.blur(functional.conv_transpose2d(images, weight.transpose(0, 1), stride=2))
-        if self.demodulate:
-            sizes = styles.square() @ weight.square().sum((2, 3)).T
+        if sizes is not None:
             images = images * (sizes + EPSILON).rsqrt().to(images.dtype)[:, :, None, None]
         return images

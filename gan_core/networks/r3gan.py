@@ -1,7 +1,7 @@
 """R3GAN (Huang et al. 2024, 2501.05441, section 3, config E): residual networks without normalisation, the same for both players.
 
 Each stage has residual blocks of 1x1, grouped 3x3 and 1x1 convolutions with leaky ReLU between, and one change of resolution by linear
-interpolation. Instead of normalisation, Fixup's initialisation (1901.09321). The paper's FFHQ-256 is `width: 96, max_width: 768`,
+interpolation. Instead of normalisation, Fixup's initialisation (1901.09321). With `max_width: 768` the paper's FFHQ-256 is `width: 96`,
 its FFHQ-64 `width: 384`, its CIFAR-10 and Stacked-MNIST `width: 768`. Interpolation is between the centres of pixels, [1, 3, 3, 1] when
 doubling and [1, 1] when halving; the paper's appendix E speaks of [1, 2, 1], which moves images by half a pixel.
 """
@@ -184,6 +184,8 @@ def _stages(
     require_resolution("r3gan", resolution, POWERS)
     sizes = [size for size in POWERS if size <= resolution]
     if widths is None:
+        if width > max_width:
+            raise ValueError(f"width {width} is above max_width {max_width}; raise max_width, or lower width")
         widths = [min(width * resolution // size, max_width) for size in sizes]
     counts = blocks if isinstance(blocks, list) else [blocks] * len(sizes)
     if groups is None:

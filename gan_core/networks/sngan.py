@@ -195,9 +195,11 @@ def _doubled(features: Float[Tensor, "batch width height width_"]) -> Float[Tens
 
 def _initialise(network: nn.Module) -> None:
     """Uniform weights after Glorot and Bengio (2010), with gain sqrt(2) inside blocks, as the paper's released code has them; biases 0."""
+    blocks = [block for block in network.modules() if isinstance(block, UpBlock | DownBlock)]
+    of_blocks = {layer for block in blocks for layer in block.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)}
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            inside = isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
+            inside = module in of_blocks
             nn.init.xavier_uniform_(module.weight, math.sqrt(2.0) if inside else 1.0)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

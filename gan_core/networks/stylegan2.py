@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gan_core import keyed_noise
-from gan_core.networks._equalised import EPSILON, EqualisedConv, EqualisedLinear, ModulatedConv
+from gan_core.networks._equalised import EPSILON, EqualisedConv, EqualisedLinear, ModulatedConv, full_precision
 from gan_core.networks._filters import Blur, doubled
 from gan_core.networks._resolutions import POWERS, require_resolution
 
@@ -33,11 +33,12 @@ class Mapping(nn.Module):
         self.layers = nn.ModuleList(EqualisedLinear(width, w_dim, lr_multiplier=0.01) for width in [first] + [w_dim] * (layers - 1))
 
     def forward(self, z: Float[Tensor, "batch z_dim"], labels: Int64[Tensor, " batch"] | None = None) -> Float[Tensor, "batch w_dim"]:
-        w = _normalised(z)
-        if self.embedding is not None:
-            w = torch.cat([w, _normalised(self.embedding(labels))], 1)
-        for layer in self.layers:
-            w = _activated(layer(w))
+        with full_precision(z.device):
+            w = _normalised(z)
+            if self.embedding is not None:
+                w = torch.cat([w, _normalised(self.embedding(labels))], 1)
+            for layer in self.layers:
+                w = _activated(layer(w))
         return w
 
 

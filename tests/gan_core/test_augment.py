@@ -119,6 +119,27 @@ def test_half_of_the_real_images_are_mirrored_and_fakes_are_not():
     )
 
 
+def test_augmentation_keeps_its_precision_under_autocast():
+    trainer = tiny_trainer(augment__name="ada", augment__probability=1.0, precision="bfloat16")
+    parts, latents = trainer.parts, trainer.supply.latents(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fake = steps.fakes(parts.g.network, latents, parts.game).inputs
+    assert fake.dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = parts.g.network(latents.inputs)
+    assert torch.equal(fake, parts.game.augmenter.fake(made, latents.inputs))
+
+
+def test_a_perturbed_probability_holds():
+    before = tiny_trainer(augment__name="diffaugment", augment__probability=0.3)
+    after = tiny_trainer(augment__name="diffaugment", augment__probability=0.8)
+    state = before.state_dict()
+    with pytest.raises(ValueError, match="augment.probability: 0.3 -> 0.8"):
+        after.load_state_dict(state)
+    after.load_state_dict(state, perturbed=["augment.probability"])
+    assert after.parts.game.augmenter.probability.item() == pytest.approx(0.8)
+
+
 def test_a_run_logs_the_probability_and_goes_on_from_it():
     options = {"augment__name": "ada", "augment__full_kimg": 0.5, "augment__target": -0.9, "total_kimg": 0.32}
     reports = []
@@ -144,6 +165,8 @@ def test_a_run_logs_the_probability_and_goes_on_from_it():
         ({"augment__target": 0.5}, "augment.target has no effect without augment.name; set it to ada or diffaugment"),
         ({"augment__pixel": True}, "augment.pixel has no effect without augment.name"),
         ({"augment__name": "diffaugment", "augment__target": 0.5}, "augment.target has no effect, because augment.probability is fixed"),
+        ({"augment__foo": None}, "augment.foo has no effect without augment.name"),
+        ({"augment__name": "ada", "augment__probability": 0.0}, "augment.probability: 0 augments nothing; set augment.name=null"),
         ({"augment__name": "ada", "augment__probability": 1.5}, "augment.probability: input should be less than or equal to 1, given 1.5"),
     ],
 )

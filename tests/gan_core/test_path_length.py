@@ -1,5 +1,7 @@
 """Path length regularisation (1912.04958, section 3.2)."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -75,15 +77,11 @@ def test_its_gradient_is_that_of_finite_differences():
 
 @pytest.mark.parametrize("interval", [1, 2])
 def test_it_takes_part_in_the_generators_step(interval):
-    """With a mean of 0 the penalty shortens paths; lazily it does so in every second step, twice as strongly, in a step of its own."""
+    """Lazily in every second step, in a step of its own; the running mean follows what was measured."""
     options = {"regularizers__path_length_weight": 2.0, "regularizers__path_length_interval": interval}
     trainer = tiny_trainer(**STYLEGAN, **options, precision="float64")
     parts = trainer.parts
-    found = []
-    for step in range(4):
-        latents = trainer.supply.latents(step)
-        stats = steps.generator_step(parts.g, parts.d, None, latents, parts.game, step=step)
-        found.append(stats)
+    found = [steps.generator_step(parts.g, parts.d, None, trainer.supply.latents(step), parts.game, step=step) for step in range(4)]
     due = [step for step in range(4) if step % interval == 0]
     assert [step for step in range(4) if "g/path_length" in found[step]] == due
     assert all(("g/penalty_gradient_norm" in found[step]) == (interval == 2) for step in due)
@@ -93,16 +91,36 @@ def test_it_takes_part_in_the_generators_step(interval):
     assert parts.game.path.mean.item() == pytest.approx(mean)
 
 
-def test_lazy_gradients_count_as_often_as_the_steps_they_stand_for():
-    norms = []
-    for interval in (1, 4):
-        trainer = tiny_trainer(
-            **STYLEGAN, regularizers__path_length_weight=1e6, regularizers__path_length_interval=interval, precision="float64"
-        )
-        parts = trainer.parts
-        stats = steps.generator_step(parts.g, parts.d, None, trainer.supply.latents(0), parts.game, step=0)
-        norms.append(stats["g/gradient_norm" if interval == 1 else "g/penalty_gradient_norm"].item())
-    assert norms[1] / norms[0] == pytest.approx(4.0, rel=0.2)  # after one step of Adam on the loss, the weights differ a little
+@pytest.mark.parametrize("interval", [1, 4])
+def test_its_gradient_counts_weight_times_interval(interval):
+    """At the generator's first step, with plain SGD of rate 0 so that both gradients are at the same weights."""
+    trainer = tiny_trainer(
+        **STYLEGAN, regularizers__path_length_weight=3.0, regularizers__path_length_interval=interval, precision="float64"
+    )
+    g = trainer.parts.g._replace(optimizer=torch.optim.SGD(trainer.parts.g.parameters, lr=0.0))
+    latents = trainer.supply.latents(0)
+    value = path_length.penalty(path_length.path_lengths(g.network, latents), trainer.parts.game.path)
+    expected = torch.autograd.grad(3.0 * interval * value, g.parameters, allow_unused=True)
+    if interval == 1:
+        plain = tiny_trainer(**STYLEGAN, precision="float64").parts
+        steps.generator_step(plain.g, plain.d, None, latents, plain.game, step=0)
+        expected = [(0.0 if own is None else own) + other.grad for own, other in zip(expected, plain.g.parameters, strict=True)]
+    steps.generator_step(g, trainer.parts.d, None, latents, trainer.parts.game, step=0)
+    for parameter, gradient in zip(g.parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, torch.zeros_like(parameter) if gradient is None else gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_a_resumed_run_goes_on_from_the_running_mean():
+    options = {"regularizers__path_length_weight": 2.0, "regularizers__path_length_interval": 4, "total_kimg": 0.32}
+    states = []
+    whole = tiny_trainer(**STYLEGAN, **options)
+    whole.run(lambda report: states.append(copy.deepcopy(report.state())) if report.state else None)
+    half = tiny_trainer(**STYLEGAN, **options)
+    half.load_state_dict(states[0])
+    assert half.parts.game.path.mean.item() == states[0]["path_length"].item() > 0.0
+    half.run(lambda report: None)
+    for ours, theirs in zip(half.parts.g.parameters, whole.parts.g.parameters, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_adam_of_the_generator_takes_smaller_steps_when_it_is_lazy():
@@ -138,5 +156,5 @@ def test_an_interval_without_a_weight_is_refused():
 
 
 def test_a_batch_that_groups_do_not_divide_is_refused():
-    with pytest.raises(ValueError, match=r"leaves 3 decisions for each of 1 ranks x 2 accumulation steps, which .*group=2 does not divide"):
+    with pytest.raises(ValueError, match=r"leaves 3 decisions for each of 1 ranks x 2 .*group=2 does not divide; try batch_size 4 or 8"):
         tiny_trainer(**STYLEGAN, batch_size=6, accumulation_steps=2)

@@ -97,7 +97,8 @@ def test_weights_start_with_glorots_size():
     torch.manual_seed(0)
     generator = sngan.generator(resolution=32, channels=3, z_dim=128, num_classes=0)
     block = generator.blocks[1]
-    for layer, fans, gain in ((block.first, 2 * 256 * 9, math.sqrt(2)), (block.skip, 512, 1.0), (generator.dense, 128 + 4096, 1.0)):
+    inside, outside = (block.first, 2 * 256 * 9, math.sqrt(2)), (generator.last, (256 + 3) * 9, 1.0)
+    for layer, fans, gain in (inside, outside, (block.skip, 512, 1.0), (generator.dense, 128 + 4096, 1.0)):
         assert layer.weight.std().item() == pytest.approx(gain * math.sqrt(2 / fans), rel=0.02)
         assert layer.bias.abs().max() == 0
 
