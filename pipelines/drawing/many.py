@@ -32,6 +32,21 @@ class Order(NamedTuple):
     gpus_per_worker: float | None
 
 
+def drawn_here(images: int, workers: int | None) -> bool:
+    """Whether this process draws."""
+    return workers == 0 or (workers is None and images <= ALONE)
+
+
+def require_effect(images: int, workers: int | None, gpus_per_worker: float | None) -> None:
+    """Check that GPUs are asked for where there are workers to have them.
+
+    Raises:
+        ValueError: this process draws.
+    """
+    if gpus_per_worker is not None and drawn_here(images, workers):
+        raise ValueError(f"--gpus-per-worker has no effect on {images:,} images, which this process draws unless told; give --workers too")
+
+
 def draw(trained: Trained, order: Order) -> str:
     """Write the images; returns the last words.
 
@@ -39,11 +54,10 @@ def draw(trained: Trained, order: Order) -> str:
         ValueError: the cluster does not have the workers, or the output cannot be written.
     """
     about = trained.description
-    alone = order.workers == 0 or (order.workers is None and order.images <= ALONE)
     work = painter.tasks(order.first_seed, order.images, order.batch_size)
     parts = (about.model_dump(mode="json"), dict(trained.generator.state_dict()), order.recipe)
     with ExitStack() as stack:
-        if alone:
+        if drawn_here(order.images, order.workers):
             here = Painter(*parts)
             tables: Iterator[pa.Table] = (here.draw(*task) for task in work)
             means = "in this process"

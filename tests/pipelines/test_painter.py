@@ -1,0 +1,33 @@
+"""Who draws: how many workers, and which seeds each of them is given."""
+
+import pytest
+
+from pipelines.drawing import painter
+
+
+@pytest.mark.parametrize(
+    ("owned", "asked", "found"),
+    [
+        ({"CPU": 4.0}, (None, None), (4, 0.0)),
+        ({"CPU": 4.0}, (3, None), (3, 0.0)),
+        ({"CPU": 4.0, "GPU": 2.0}, (None, None), (2, 1.0)),
+        ({"CPU": 4.0, "GPU": 2.0}, (None, 0.5), (4, 0.5)),
+        ({"CPU": 4.0, "GPU": 2.0}, (4, 0.0), (4, 0.0)),
+    ],
+)
+def test_workers_are_as_many_as_the_cluster_holds_unless_told(monkeypatch, owned, asked, found):
+    monkeypatch.setattr("ray.cluster_resources", lambda: owned)
+    assert painter.require_workers(*asked) == found
+
+
+@pytest.mark.parametrize(("asked", "words"), [((5, None), "5 workers of 1 CPU and 0 GPU each"), ((1, 1.0), "1 CPU and 1 GPU each")])
+def test_more_workers_than_the_cluster_holds_are_refused(monkeypatch, asked, words):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
+    with pytest.raises(ValueError, match=words):
+        painter.require_workers(*asked)
+
+
+def test_tasks_cover_the_seeds_once_and_end_at_whole_blocks():
+    assert painter.tasks(5, 100, 32) == [(5, 27), (32, 32), (64, 32), (96, 9)]
+    assert painter.tasks(0, 32, 17) == [(0, 32)]
+    assert painter.tasks(7, 1, 1) == [(7, 1)]
