@@ -90,6 +90,7 @@ def test_an_answer_that_is_lost_makes_no_second_version(here, monkeypatch):
     assert len(here.client.search_model_versions("name='once'")) == 1
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_a_run_whose_model_cannot_be_registered_is_finished_and_says_so(here, tmp_path, monkeypatch, capsys):
     def refuse(*words, **settings):
         raise PermissionError("the registry is read-only")

@@ -28,6 +28,7 @@ def test_more_workers_than_the_cluster_holds_are_refused(monkeypatch, asked, wor
 
 
 def test_tasks_cover_the_seeds_once_and_end_at_whole_blocks():
-    assert painter.tasks(5, 100, 32) == [(5, 27), (32, 32), (64, 32), (96, 9)]
-    assert painter.tasks(0, 32, 17) == [(0, 32)]
-    assert painter.tasks(7, 1, 1) == [(7, 1)]
+    assert list(painter.tasks(5, 100, 32)) == [(5, 27), (32, 32), (64, 32), (96, 9)]
+    assert list(painter.tasks(0, 32, 17)) == [(0, 32)]
+    assert list(painter.tasks(7, 1, 1)) == [(7, 1)]
+    assert next(painter.tasks(0, 10**15, 1024)) == (0, 1024)  # however many there are, none is made before it is drawn
