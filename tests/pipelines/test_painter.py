@@ -2,7 +2,10 @@
 
 import pytest
 
+from gan_core import portable
+from pipelines.cluster import connected
 from pipelines.drawing import painter
+from tests.support import tiny_config
 
 
 @pytest.mark.parametrize(
@@ -32,3 +35,13 @@ def test_tasks_cover_the_seeds_once_and_end_at_whole_blocks():
     assert list(painter.tasks(0, 32, 17)) == [(0, 32)]
     assert list(painter.tasks(7, 1, 1)) == [(7, 1)]
     assert next(painter.tasks(0, 10**15, 1024)) == (0, 1024)  # however many there are, none is made before it is drawn
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_draw_is_told_as_such_and_not_as_bad_input():
+    recipe = painter.Recipe(None, None)
+    shape = portable.Shape(resolution=8, channels=1, num_classes=0, points=False)
+    about = portable.Description(shape=shape, images_seen=0, content_hash="", gan=tiny_config()).model_dump(mode="json")
+    with connected(dashboard=False), pytest.raises(RuntimeError, match="^a worker failed: ") as failure:
+        list(painter.pooled(painter.tasks(0, 100, 16), about, {}, recipe, workers=1, gpus=0.0))
+    assert "the weights do not fit" in str(failure.value)

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from gan_core import portable
 from gan_core.data import folder, parquet
 from gan_core.networks import mlp
 from pipelines import cli, storage
+from pipelines.drawing import many, painter
 from tests.pipelines.command import finish, start, train, write_config
 from tests.support import tiny_config
 
@@ -109,6 +111,18 @@ def test_two_workers_write_the_bytes_that_one_process_writes(here, capsys, tmp_p
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     groups = pq.ParquetFile(tmp_path / "b.parquet").metadata
     assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [1024, 1024, 952]
+
+
+@pytest.mark.parametrize(("limit", "means"), [(1000.0, "in this process"), (0.0, "by 3 workers")])
+def test_unless_told_this_process_draws_what_takes_it_little_time(here, capsys, tmp_path, monkeypatch, limit, means):
+    def pooled(work, *parts, workers, gpus):
+        return (painter.Painter(*parts).draw(*task) for task in work)
+
+    monkeypatch.setattr(many, "ALONE_SECONDS", limit)
+    monkeypatch.setattr(many, "connected", lambda dashboard: nullcontext())
+    monkeypatch.setattr(painter, "require_workers", lambda workers, gpus: (3, 0.0))
+    monkeypatch.setattr(painter, "pooled", pooled)
+    assert means in sample(capsys, here.run_id, "--num", 50, "--out", tmp_path / "a.parquet")
 
 
 @pytest.mark.slow
@@ -246,7 +260,7 @@ CASES = [
     (["RUN", "--num", "5", "--out", "x", "--label", "10"], "--label: 0 to 9, or all, given 10"),
     (["RUN", "--num", "5", "--out", "x", "--truncation", "0"], "cut at so many standard deviations, above 0"),
     (["RUN", "--num", "5", "--out", "x", "--workers", "0", "--gpus-per-worker", "1"], "no effect with --workers 0"),
-    (["RUN", "--num", "5", "--out", "x", "--gpus-per-worker", "1"], "has no effect on 5 images, which this process draws"),
+    (["RUN", "--num", "5", "--out", "x", "--gpus-per-worker", "1000"], "workers of 1 CPU and 1000 GPU each"),
     (["RUN", "--num", "5", "--out", "tiny.yaml/x.parquet"], "tiny.yaml is a file"),
     (["RUN", "--num", "5", "--out", "s3:/x.parquet"], "write s3://x.parquet, or ./s3:/x.parquet for a path"),
     (["RUN", "--num", "5", "--out", "."], "not empty"),
