@@ -17,8 +17,8 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from PIL import Image
 
+from gan_core.data import _tables
 from gan_core.data._tables import Place
-from pipelines.preparing import places
 
 ROWS_PER_GROUP = 1024
 PARQUET = ".parquet"
@@ -139,7 +139,7 @@ def _require_writable(option: str, path: Path) -> None:
 
 
 def _locate(out: str) -> Place:
-    return places.locate(out if "://" in out else str(_resolved(out)))
+    return _tables.locate(out if "://" in out else str(_resolved(out)))
 
 
 @contextmanager

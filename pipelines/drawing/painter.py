@@ -19,10 +19,10 @@ MOST_RESTARTS = 10  # of one actor
 
 
 class Task(NamedTuple):
-    """`count` seeds from `first` on."""
+    """`images` of the seeds from `first` on."""
 
     first: int
-    count: int
+    images: int
 
 
 class Recipe(NamedTuple):

@@ -116,7 +116,7 @@ def test_an_object_store_gets_the_file_under_its_name_and_nothing_after_an_error
 
     store = _MockFileSystem()
     store.create_dir("bucket")
-    monkeypatch.setattr(outputs.places, "locate", lambda address: Place(store, address.partition("://")[2], address))
+    monkeypatch.setattr(outputs._tables, "locate", lambda address: Place(store, address.partition("://")[2], address))
     address = "mock://bucket/a.parquet"
     outputs.require_free(address)
     with pytest.raises(RuntimeError, match="midway"), outputs.opened(address, FORM) as output:

@@ -136,7 +136,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_bytes_are_the_same(here, tm
     victim, give_up_at = None, time.monotonic() + 60
     while victim is None and time.monotonic() < give_up_at:
         if any(part.stat().st_size > 0 for part in tmp_path.glob("b.parquet.writing-*")):
-            found = [child for child in psutil.Process(process.pid).children(recursive=True) if "MapWorker" in "".join(child.cmdline())]
+            found = [child for child in psutil.Process(process.pid).children(recursive=True) if "_Actor" in "".join(child.cmdline())]
             victim = found[0] if found else None
         time.sleep(0.05)
     assert victim is not None
