@@ -72,6 +72,8 @@ def loads(text: str, source: str = "config") -> Tree:
         tree = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(f"{source} is not valid YAML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{source} is no config: it nests brackets or keys too deeply") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{source} must hold keys and values, found {type(tree).__name__}")
     return tree
@@ -95,6 +97,8 @@ def parse(override: str) -> tuple[str, Any]:
         return key, yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
     except yaml.YAMLError:
         raise ValueError(f"the value of '{override}' is not valid YAML; put text with special characters in quotes") from None
+    except RecursionError:
+        raise ValueError(f"the value of '{override[:40]}...' nests brackets too deeply") from None
 
 
 def merge(tree: Tree, overrides: Mapping[str, Any]) -> Tree:

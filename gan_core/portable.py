@@ -4,9 +4,10 @@ Reading them runs nothing that they bring: networks are those of gan_core.networ
 """
 
 import json
+from collections.abc import Callable
 from hashlib import file_digest
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -72,15 +73,28 @@ def build(config: GanConfig, shape: Shape, weights: dict[str, torch.Tensor]) -> 
     """
     network = registry.find("gan_core.networks", config.network.name)
     keywords = {"resolution": shape.resolution, "channels": shape.channels, "num_classes": shape.num_classes}
+    keywords |= {"z_dim": config.network.z_dim, **config.network.generator}
+    wanted = _shapes(network.generator, keywords, config.network.name)
+    given = {name: tuple(weight.shape) for name, weight in weights.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise ValueError(
+                f"the weights do not fit the network {config.network.name} of the config: {name} is {given.get(name, 'not there')}, and "
+                f"should be {wanted.get(name, 'not there')}"
+            )
     with torch.random.fork_rng(devices=[]):
-        generator: nn.Module = network.generator(**keywords, z_dim=config.network.z_dim, **config.network.generator)
-    try:
-        generator.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the weights do not fit the network {config.network.name} of the config: {str(error).splitlines()[-1].strip()}"
-        ) from None
+        generator: nn.Module = network.generator(**keywords)
+    generator.load_state_dict(weights)
     return generator.eval().requires_grad_(False)
+
+
+def _shapes(make: Callable[..., nn.Module], keywords: dict[str, Any], name: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a generator's weights, without memory for them: a config may come from a stranger, and ask for terabytes."""
+    try:
+        with torch.device("meta"):
+            return {key: tuple(weight.shape) for key, weight in make(**keywords).state_dict().items()}
+    except (RuntimeError, OverflowError, TypeError) as error:  # sizes beyond what PyTorch counts with
+        raise ValueError(f"the network {name} of the config cannot be made: {str(error).splitlines()[0]}") from None
 
 
 def save(folder: Path, portable: Portable) -> None:
@@ -108,7 +122,7 @@ def read(folder: Path) -> Portable:
         _require_plain(folder, name)
     try:
         sums = json.loads((folder / SUMS).read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / SUMS} is not JSON ({error})") from None
     for name in (CONFIG, WEIGHTS):
         if not isinstance(sums, dict) or sums.get(name) != _digest(folder / name):

@@ -91,9 +91,8 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
                 patiently(lambda: _take_scores(ride, outcome), config.mlflow.delivery_timeout_seconds, say)
             clock.worker_laps(outcome)
             model = patiently(lambda: _finish(ride, outcome, clock), config.mlflow.delivery_timeout_seconds, say)
-            if config.mlflow.registered_model is not None:
-                version = patiently(lambda: _register(ride, outcome, model), config.mlflow.delivery_timeout_seconds, say)
-                model = f"{version} ({model})"
+            model, unregistered = _registered(ride, outcome, model)
+            patiently(lambda: tracker.client.set_terminated(run_id, "FINISHED"), config.mlflow.delivery_timeout_seconds, say)
     except KeyboardInterrupt:
         end_early(tracker, run_id, "KILLED")
         print(f"\ninterrupted; {remedy}", file=sys.stderr)
@@ -103,6 +102,9 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
         print(f"\nraygan train: run {run_id} failed: {_brief(error)}\n{remedy}", file=sys.stderr)
         return FAILED
     print(_summary(ride, outcome, model, clock))
+    if unregistered:
+        print(unregistered, file=sys.stderr)
+        return FAILED
     return 0
 
 
@@ -124,7 +126,7 @@ def _take_scores(ride: Ride, outcome: Outcome) -> None:
 
 
 def _finish(ride: Ride, outcome: Outcome, clock: "Stopwatch") -> str:
-    """Log the model and what the workers said of themselves, and end the run; returns the model's URI."""
+    """Log the model and what the workers said of themselves; returns the model's URI."""
     plan, dataset, tracker, run_id, _ = ride
     with storage.latest(plan.config.ray.storage_path, run_id) as folder:
         model = export.log_generator(tracker, run_id, plan.config.gan(), dataset, folder)
@@ -132,8 +134,22 @@ def _finish(ride: Ride, outcome: Outcome, clock: "Stopwatch") -> str:
         tracking.log_values(tracker, run_id, clock.metrics(), step=0)
     tracker.client.set_tag(run_id, "raygan.worker_hardware", outcome["hardware"])
     tracker.client.set_tag(run_id, "raygan.precision", outcome["precision"])
-    tracker.client.set_terminated(run_id, "FINISHED")
     return model
+
+
+def _registered(ride: Ride, outcome: Outcome, model: str) -> tuple[str, str]:
+    """The model's address, and what to tell where it was to be registered and could not: the training is complete all the same."""
+    name = ride.plan.config.mlflow.registered_model
+    if name is None:
+        return model, ""
+    try:
+        version = patiently(lambda: _register(ride, outcome, model), ride.plan.config.mlflow.delivery_timeout_seconds, say)
+    except Exception as error:  # each kind of store has its own exceptions
+        return model, (
+            f"\nraygan train: run {ride.run_id} is finished, but its model could not be registered as {name}: {_brief(error)}\n"
+            f"register it with: python -c \"import mlflow; mlflow.register_model('{model}', '{name}')\""
+        )
+    return f"{version} ({model})", ""
 
 
 def _register(ride: Ride, outcome: Outcome, model: str) -> str:

@@ -153,3 +153,10 @@ class EvaluateConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "evaluate"
     mlflow: MlflowConfig = MlflowConfig()
+
+    @model_validator(mode="after")
+    def _all_have_an_effect(self) -> "EvaluateConfig":
+        for key in ("registered_model", "run_name"):
+            if getattr(self.mlflow, key) is not None:
+                raise ValueError(f"mlflow.{key} has no effect in an evaluation; leave it out")
+        return self

@@ -104,15 +104,18 @@ def require_registry(tracker: Tracker, name: str | None) -> None:
 
 
 def register(tracker: Tracker, name: str, uri: str, run_id: str, *, tags: dict[str, str], alias: str | None = None) -> str:
-    """Make the logged model at `uri` a new version of the registered model `name`; returns its address.
+    """Make the logged model at `uri` a new version of the registered model `name`, unless it is one already; returns its address.
 
     MLflow calls the newest version models:/NAME/latest by itself, and reserves that word; `alias` may be another.
     """
     client = tracker.client
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    tags = {"raygan.run": run_id, **tags}
-    version = client.create_model_version(name, uri, run_id, tags=tags, model_id=uri.rpartition("/")[2]).version
+    model_id = uri.rpartition("/")[2]
+    tags = {"raygan.run": run_id, "raygan.model": model_id, **tags}  # not every store keeps a version's model_id
+    known = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+    made = [version for version in known if version.tags.get("raygan.model") == model_id]  # by an attempt whose answer was lost
+    version = (made[0] if made else client.create_model_version(name, uri, run_id, tags=tags, model_id=model_id)).version
     if alias is None:
         return f"models:/{name}/{version}"
     client.set_registered_model_alias(name, alias, version)

@@ -59,6 +59,16 @@ def find(word: str, tracker: Tracker, *, best: bool) -> Trained:
         return _checkpoint(word, folder, word, tracker)
 
 
+def require_runs(words: list[str]) -> None:
+    """Check that one of the targets at least is a run, of which there may be a best checkpoint.
+
+    Raises:
+        ValueError: none is.
+    """
+    if words and all("://" in word or is_generator(word) or Path(word).exists() for word in words):
+        raise ValueError(f"--best chooses a checkpoint of a run, and has no effect on {words[0]}; give a run id, or leave it out")
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether the folder is a checkpoint of a training."""
     return (path / checkpoint.SUMS).is_file()

@@ -15,7 +15,7 @@ from gan_core.judge import OTHER_KINDS, Judge, Scores, build_extractor, unmeasur
 from gan_core.measures import MEASURES, scores_of
 from gan_core.provenance import Provenance, require_same
 from gan_core.sections import ExtractorConfig
-from pipelines import environment, targets, tracking
+from pipelines import environment, generators, targets, tracking
 from pipelines.config import EvaluateConfig
 from pipelines.targets import Place, Target
 from pipelines.tracking import Tracker
@@ -39,6 +39,8 @@ def judge(words: list[str], config: EvaluateConfig, *, best: bool) -> bool:
     Raises:
         ValueError: a target, the data or the settings are wrong, or the run has scores of this name that were measured otherwise.
     """
+    if best:
+        generators.require_runs(words)
     tracker = tracking.reach(config.mlflow.tracking_uri)
     found = [targets.find(word, tracker, best=best) for word in words]
     count = _fake_count(config, found)

@@ -11,6 +11,7 @@ models:/NAME@ALIAS, runs:/RUN/generator) or a folder that --export wrote; as a R
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ def _deed(options: argparse.Namespace) -> str:
     Raises:
         ValueError: nothing, or two things, or an option that belongs to another one.
     """
-    given = {name for name, value in vars(options).items() if value not in (None, False)}
+    given = {name for name, value in vars(options).items() if value is not None and value is not False}  # 0 is given, and equals False
     asked = [name for name in DEEDS if name in given]
     if len(asked) != 1:
         raise ValueError(f"give one of {', '.join(f'--{name}' for name in DEEDS)}" + (f", given {len(asked)}" if asked else ""))
@@ -72,7 +73,7 @@ def _deed(options: argparse.Namespace) -> str:
             raise ValueError(f"--{name.replace('_', '-')} has no effect with --{deed}; it is for {with_it}")
     if deed in NEEDS_OUT and options.out is None:
         raise ValueError(f"--{deed} needs --out, the place to write to")
-    if options.workers == 0 and options.gpus_per_worker is not None:
+    if options.gpus_per_worker is not None and options.workers == 0:
         raise ValueError("--gpus-per-worker has no effect with --workers 0, which draws in this process")
     return deed
 
@@ -89,11 +90,9 @@ def _do(deed: str, options: argparse.Namespace, uri: str | None) -> str:
     from pipelines import generators, tracking  # MLflow takes seconds to import: after the checks that do without it
     from pipelines.drawing import outputs, shows
 
-    if deed == "num":
-        outputs.require_free(options.out)
-    for place, kinds in ((options.grid, (STRIP,)), (options.out, {"interpolate": (*shows.FILMS, STRIP), "project": (STRIP,)}.get(deed))):
-        if place is not None and kinds is not None and Path(place).suffix.lower() not in kinds:
-            raise ValueError(f"--{'grid' if deed == 'grid' else 'out'}: {place} must end in {' or '.join(kinds)}")
+    _require_places(deed, options)
+    if options.best:
+        generators.require_runs([options.target])
     trained = generators.find(options.target, tracking.reach(uri), best=options.best)
     if deed == "export":
         return _export(trained, Path(options.export))
@@ -112,6 +111,24 @@ def _do(deed: str, options: argparse.Namespace, uri: str | None) -> str:
     film = shows.interpolate(here, options.interpolate, options.frames, Path(options.out).suffix.lower(), closed=options.loop)
     outputs.write_whole(Path(options.out), film)
     return f"interpolated {options.out}"
+
+
+def _require_places(deed: str, options: argparse.Namespace) -> None:
+    """Check that what will be made can be written, before anything is loaded or drawn."""
+    from pipelines.drawing import outputs, shows
+
+    if deed == "num":
+        return outputs.require_free(options.out)
+    if deed == "export":
+        return outputs.require_no_folder("--export", options.export)
+    option, place = ("--grid", options.grid) if deed == "grid" else ("--out", options.out)
+    kinds = (*shows.FILMS, STRIP) if deed == "interpolate" else (STRIP,)
+    outputs.require_file(option, place)
+    if Path(place).suffix.lower() not in kinds:
+        raise ValueError(f"{option}: {place} must end in {' or '.join(kinds)}")
+    if deed == "project":
+        outputs.require_file(option, str(Path(place).with_suffix(".json")))
+    return None
 
 
 def _label(text: str | None, num_classes: int) -> int | None:
@@ -177,10 +194,9 @@ def _export(trained: "Trained", folder: Path) -> str:
     from pipelines import export
     from pipelines.drawing import outputs
 
-    outputs.require_no_folder("--export", folder)
     about = trained.description
     z_dim, shape = about.gan.network.z_dim, about.shape
-    with outputs.whole_folder(folder) as temporary:
+    with outputs.whole_folder("--export", folder) as temporary:
         portable.save(temporary, portable.Portable(trained.generator, about))
         model = truncation.truncatable(trained.generator, z_dim=z_dim, num_classes=shape.num_classes)
         export.save_program(temporary / export.PROGRAM, model, z_dim, shape)
@@ -207,9 +223,9 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--num", type=_from(1), metavar="N", help="draw N images to --out: seeds S to S+N-1, always the same ones")
     many.add_argument("--batch-size", type=_from(1), metavar="B", help="images that a worker draws at once (1024); changes no image")
     many.add_argument(
-        "--workers", type=_from(0), metavar="W", help="actors on Ray; 0 draws in this process, as up to 5,000 images are unless told"
+        "--workers", type=_from(0), metavar="W", help="actors on Ray; 0 draws in this process, as what takes less than 40 s is unless told"
     )
-    many.add_argument("--gpus-per-worker", type=float, metavar="G", help="GPUs of each, also a fraction (1 where the cluster has GPUs)")
+    many.add_argument("--gpus-per-worker", type=_share, metavar="G", help="GPUs of each, also a fraction (1 where the cluster has GPUs)")
     shown = parser.add_argument_group("pictures")
     shown.add_argument("--grid", metavar="FILE.png", help="a row for each class, the same z along a column; without classes a square")
     shown.add_argument("--columns", type=_from(1), help="of the grid (10; 8 without classes)")
@@ -235,6 +251,16 @@ def _from(least: int) -> Callable[[str], int]:
         return int(text)
 
     return whole
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0.0 <= share < math.inf:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, such as 0.5, given {text}")
+    return share
 
 
 def _seeds(text: str) -> list[int]:

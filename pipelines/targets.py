@@ -65,10 +65,10 @@ def find(word: str, tracker: Tracker, *, best: bool) -> Target:
 
 
 def _generator(trained: Trained) -> Target:
-    config = trained.description.gan
+    config, classes = trained.description.gan, trained.description.shape.num_classes
 
     def labels_of(count: int, seed: int, place: Place) -> Tensor | None:
-        return _labels(place.dataset, count, seed) if config.network.conditional else None
+        return _labels(place.dataset, count, seed, classes) if classes else None
 
     def draw(count: int, seed: int, place: Place) -> Iterator[Tensor]:
         generator = trained.generator.to(place.device)
@@ -94,10 +94,19 @@ def _images(name: str, images: ImageDataset) -> Target:
     return Target(name, draw, labels_of, available=len(images))
 
 
-def _labels(dataset: ImageDataset, count: int, seed: int) -> Tensor:
-    """Classes for a conditional generator, as frequent as in the real data."""
+def _labels(dataset: ImageDataset, count: int, seed: int, num_classes: int) -> Tensor:
+    """Classes for a generator of `num_classes`, as frequent as in the real data.
+
+    Raises:
+        ValueError: the data have no classes, or another number of them: then they are not the generator's.
+    """
     if dataset.labels is None:
         raise ValueError(f"the generator needs classes, and the data set {dataset.name} has no labels")
+    if dataset.num_classes != num_classes:
+        raise ValueError(
+            f"the generator was trained on {num_classes} classes, and the data set {dataset.name} has {dataset.num_classes}; "
+            f"judge it on data with its own classes"
+        )
     order = sampling.evaluation_indices(seed, count=len(dataset), dataset_size=len(dataset))
     return dataset.labels[order[torch.arange(count) % len(order)]]
 

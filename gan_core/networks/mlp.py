@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 Positive = Annotated[int, Field(gt=0)]
+Depth = Annotated[int, Field(gt=0, le=1000)]  # more are a mistake, or meant to use up the memory of who builds them
 
 
 class Generator(nn.Module):
@@ -79,7 +80,7 @@ def generator(
     z_dim: int,
     num_classes: int,
     hidden_width: Positive = 256,
-    hidden_layers: Positive = 2,
+    hidden_layers: Depth = 2,
     output: Literal["tanh", "linear"] = "tanh",
     norm: Literal["batch", "none"] = "none",
 ) -> Generator:
@@ -95,7 +96,7 @@ def discriminator(
     channels: int,
     num_classes: int,
     hidden_width: Positive = 256,
-    hidden_layers: Positive = 2,
+    hidden_layers: Depth = 2,
     maxout_pieces: Annotated[int, Field(gt=1)] | None = None,
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0,
 ) -> Discriminator:

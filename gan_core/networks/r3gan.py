@@ -19,6 +19,7 @@ from torch.nn import functional
 from gan_core.networks._resolutions import POWERS, require_resolution
 
 Positive = Annotated[int, Field(gt=0)]
+Depth = Annotated[int, Field(gt=0, le=1000)]  # more are a mistake, or meant to use up the memory of who builds them
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 LEAKY_GAIN = math.sqrt(2.0 / (1.0 + 0.2**2))  # He et al. 2015 (1502.01852, eq. 15) at slope 0.2
 
@@ -131,7 +132,7 @@ def generator(
     width: Positive = 64,
     max_width: Positive = 512,
     widths: list[Positive] | None = None,
-    blocks: Positive | list[Positive] = 2,
+    blocks: Depth | list[Depth] = 2,
     expansion: Positive = 2,
     groups: list[Positive] | None = None,
 ) -> Generator:
@@ -157,7 +158,7 @@ def discriminator(
     width: Positive = 64,
     max_width: Positive = 512,
     widths: list[Positive] | None = None,
-    blocks: Positive | list[Positive] = 2,
+    blocks: Depth | list[Depth] = 2,
     expansion: Positive = 2,
     groups: list[Positive] | None = None,
 ) -> Discriminator:

@@ -20,6 +20,7 @@ from gan_core.networks._filters import Blur, doubled
 from gan_core.networks._resolutions import POWERS, require_resolution
 
 Positive = Annotated[int, Field(gt=0)]
+Depth = Annotated[int, Field(gt=0, le=1000)]  # more are a mistake, or meant to use up the memory of who builds them
 MIXED, SECOND_Z, FIRST_NOISE = 0, 1, 2  # streams of random numbers; noise input i has FIRST_NOISE + i
 
 
@@ -227,7 +228,7 @@ def generator(
     capacity: Positive = 16384,
     max_width: Positive = 512,
     w_dim: Positive = 512,
-    mapping_layers: Positive = 8,
+    mapping_layers: Depth = 8,
     style_mixing: Annotated[float, Field(ge=0.0, le=1.0)] = 0.9,
     noise: bool = True,
 ) -> Generator:

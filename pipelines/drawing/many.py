@@ -15,13 +15,14 @@ from pipelines.drawing import outputs, painter
 from pipelines.drawing.painter import Painter, Recipe
 from pipelines.generators import Trained
 
-ALONE = 5_000  # images up to which starting Ray takes longer than it saves
+ALONE_SECONDS = 40.0  # of drawing here, below which starting Ray takes longer than it saves: 15 to 20 s measured on 2 CPUs
+TRIED = 4 * BLOCK  # images that tell how long it takes
 BATCH_SIZE = 1024  # images of a task
 LINE_EVERY_SECONDS = 5.0
 
 
 class Order(NamedTuple):
-    """`images` of seeds from `first_seed` on, to `out`. `workers` 0 draws in this process; None decides by the count."""
+    """`images` of seeds from `first_seed` on, to `out`. `workers` 0 draws in this process; None decides by the time that it would take."""
 
     images: int
     first_seed: int
@@ -39,12 +40,13 @@ def draw(trained: Trained, order: Order) -> str:
         ValueError: the cluster does not have the workers, or the output cannot be written.
     """
     about = trained.description
-    alone = order.workers == 0 or (order.workers is None and order.images <= ALONE)
     work = painter.tasks(order.first_seed, order.images, order.batch_size)
     parts = (about.model_dump(mode="json"), dict(trained.generator.state_dict()), order.recipe)
+    here = Painter(*parts) if order.workers in (0, None) and order.gpus_per_worker is None else None
+    if here is not None and order.workers is None and _seconds(here, order.images) > ALONE_SECONDS:
+        here = None
     with ExitStack() as stack:
-        if alone:
-            here = Painter(*parts)
+        if here is not None:
             tables: Iterator[pa.Table] = (here.draw(*task) for task in work)
             means = "in this process"
         else:
@@ -60,6 +62,14 @@ def draw(trained: Trained, order: Order) -> str:
         seconds = _stream(tables, output, order.images)
     drawn = f"{order.images:,} images in {seconds:.1f} s, {order.images / seconds:,.0f} images/s {means}"
     return f"{drawn}\nimages       {order.out}"
+
+
+def _seconds(here: Painter, images: int) -> float:
+    """How long this process would draw: a few are drawn for it, after some more that warm up."""
+    here.draw(0, min(images, BLOCK))
+    count, started = min(images, TRIED), time.monotonic()
+    here.draw(0, count)
+    return (time.monotonic() - started) / count * images
 
 
 def _facts(trained: Trained, recipe: Recipe) -> dict[str, Any]:

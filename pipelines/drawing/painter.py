@@ -1,7 +1,7 @@
-"""Who draws: a generator that is loaded once, and then makes encoded images of ranges of seeds; here, or as an actor of Ray Data."""
+"""Who draws: a generator that is loaded once, and then makes encoded images of ranges of seeds; here, or as a Ray actor."""
 
-import logging
 import os
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +14,15 @@ from gan_core.portable import Description
 from pipelines.drawing import outputs
 
 Weights = dict[str, torch.Tensor]
+TASKS_OF_AN_ACTOR = 2  # the one that it draws and the next one
+MOST_RESTARTS = 10  # of one actor
+
+
+class Task(NamedTuple):
+    """`images` of the seeds from `first` on."""
+
+    first: int
+    images: int
 
 
 class Recipe(NamedTuple):
@@ -39,10 +48,6 @@ class Painter:
         with one_thread():
             self.model = truncation.truncatable(generator, z_dim=self.about.gan.network.z_dim, num_classes=self.about.shape.num_classes)
         self.truncation = truncation.require_truncation(self.model, recipe.truncation)
-
-    def __call__(self, task: pa.Table) -> pa.Table:
-        """The images of a task with one row: first, count."""
-        return self.draw(task["first"][0].as_py(), task["count"][0].as_py())
 
     def draw(self, first: int, count: int) -> pa.Table:
         """The images of `count` seeds from `first` on."""
@@ -75,52 +80,58 @@ def _file_name(seed: int, label: int | None) -> str:
     return f"seed{seed:010d}.png" if label is None else f"seed{seed:010d}_label{label}.png"
 
 
-def tasks(first_seed: int, count: int, batch_size: int) -> list[tuple[int, int]]:
-    """(first, count) of consecutive ranges that end at multiples of `batch_size`, rounded up to whole blocks: none is drawn twice."""
-    size, end, found = -(-batch_size // BLOCK) * BLOCK, first_seed + count, []
+def tasks(first_seed: int, count: int, batch_size: int) -> Iterator[Task]:
+    """Consecutive ranges that end at multiples of `batch_size`, rounded up to whole blocks: none is drawn twice."""
+    size, end = -(-batch_size // BLOCK) * BLOCK, first_seed + count
     while first_seed < end:
         stop = min((first_seed // size + 1) * size, end)
-        found.append((first_seed, stop - first_seed))
+        yield Task(first_seed, stop - first_seed)
         first_seed = stop
-    return found
 
 
 def pooled(
-    work: list[tuple[int, int]], description: dict[str, Any], weights: Weights, recipe: Recipe, *, workers: int, gpus: float
+    work: Iterator[Task], description: dict[str, Any], weights: Weights, recipe: Recipe, *, workers: int, gpus: float
 ) -> Iterator[pa.Table]:
     """The tables of all tasks in their order, drawn by `workers` actors on the connected cluster.
 
-    Ray Data holds tasks back while the images that wait fill its share of the object store, so memory does not grow with their number. An
-    actor that dies is replaced and its tasks are drawn again: the same images.
+    Each actor has a task and the next one; tasks are held back while four for each actor are drawn or wait for an earlier one, so memory
+    does not grow with their number. An actor that dies is replaced and its tasks are drawn again: the same images.
+
+    Raises:
+        RuntimeError: an actor could not draw.
     """
     import ray
-    import ray.data
+    from ray.exceptions import RayError
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    parts = [pa.table({"first": [first], "count": [count]}) for first, count in work]
-    drawn = ray.data.from_arrow(parts).map_batches(
-        _Actor,
-        batch_format="pyarrow",
-        batch_size=None,
-        zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=1,
-        num_gpus=gpus,
-        fn_constructor_args=(description, ray.put(weights), recipe),
-    )
-    yield from drawn.iter_batches(batch_format="pyarrow", batch_size=None)
+    shared = ray.put(weights)
+    kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=MOST_RESTARTS, max_task_retries=-1)(_Actor)
+    actors = [kind.remote(description, shared, recipe) for _ in range(workers)]
+    running = {actor.ready.remote(): actor for actor in actors for _ in range(TASKS_OF_AN_ACTOR)}  # none is given to one without a place
+    idle: deque[Any] = deque()
+    order: deque[Any] = deque()
+    drawn: dict[Any, pa.Table] = {}
+    task = next(work, None)
+    try:
+        while task is not None or order:
+            while task is not None and idle and len(order) < 2 * TASKS_OF_AN_ACTOR * workers:
+                actor = idle.popleft()
+                order.append(reference := actor.draw.remote(*task))
+                running[reference] = actor
+                task = next(work, None)
+            for reference in ray.wait(list(running))[0]:
+                idle.append(running.pop(reference))
+                drawn[reference] = ray.get(reference)
+            while order and order[0] in drawn:
+                yield drawn.pop(order.popleft())
+    except RayError as error:
+        raise RuntimeError(f"a worker failed: {str(error).strip().splitlines()[-1]}") from error
 
 
 class _Actor(Painter):
-    """A Painter that fetches the weights, which all actors of a node share."""
+    """A Painter that is given the weights by Ray, which all actors of a node share."""
 
-    def __init__(self, description: dict[str, Any], weights: Any, recipe: Recipe) -> None:
-        import ray
-
-        super().__init__(description, ray.get(weights), recipe)
+    def ready(self) -> None:
+        """Answers when it can draw."""
 
 
 def require_workers(workers: int | None, gpus: float | None) -> tuple[int, float]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gan_core import portable, sampling
+from gan_core import portable, registry, sampling
 from gan_core.data import digits
 from gan_core.overrides import dumps, load, merge
 from gan_core.portable import CONFIG, SUMS, WEIGHTS, Description, Portable
@@ -122,6 +122,12 @@ def test_a_folder_of_pickles_is_refused_by_name(tmp_path):
         ({"shape.resolution": 0}, "shape.resolution"),
         ({"version": 2}, "version"),
         ({"surprise": 1}, "unknown key 'surprise'"),
+        ({"gan.network.z_dim": 10**12}, "the weights do not fit the network mlp"),
+        ({"gan.network.z_dim": 10**30}, "the network mlp of the config cannot be made"),
+        ({"gan.network.generator.hidden_width": 10**8}, "the weights do not fit the network mlp"),
+        ({"gan.network.generator.hidden_layers": 10**9}, "hidden_layers.*1000"),
+        ({"shape.resolution": 10**6}, "the weights do not fit the network mlp"),
+        ({"shape.num_classes": 10**11}, "the weights do not fit the network mlp"),
     ],
 )
 def test_a_config_that_is_not_one_is_refused(made, changes, reason):
@@ -139,3 +145,26 @@ def test_weights_of_another_network_are_refused(made):
     rewrite(folder, WEIGHTS, (folder / "other").read_bytes())
     with pytest.raises(ValueError, match="the weights do not fit"):
         portable.read(folder)
+
+
+@pytest.mark.parametrize("name", [CONFIG, SUMS])
+def test_brackets_without_end_are_refused(made, name):
+    folder, _ = made
+    deep = b"version: " + b"[" * 3000 + b"]" * 3000 if name == CONFIG else b"[" * 100_000 + b"]" * 100_000
+    if name == CONFIG:
+        rewrite(folder, CONFIG, deep)
+    else:
+        (folder / SUMS).write_bytes(deep)
+    with pytest.raises(ValueError, match="nests brackets|is not JSON"):
+        portable.read(folder)
+
+
+@pytest.mark.parametrize("name", registry.choices("gan_core.networks"))
+def test_every_network_is_built_as_it_was(name):
+    config = tiny_config(network__name=name, network__generator={}, network__discriminator={})
+    shape = portable.Shape(resolution=32, channels=3, num_classes=0, points=False)
+    made = registry.find("gan_core.networks", name).generator(resolution=32, channels=3, num_classes=0, z_dim=config.network.z_dim)
+    built = portable.build(config, shape, made.state_dict())
+    for (key, weight), (_, other) in zip(sorted(made.state_dict().items()), sorted(built.state_dict().items()), strict=True):
+        assert torch.equal(weight, other), key
+    assert all(not buffer.is_meta for buffer in built.buffers())

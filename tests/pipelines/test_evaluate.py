@@ -5,10 +5,12 @@ import json
 import pytest
 from PIL import Image
 
+from gan_core import portable
 from gan_core.data import digits
+from gan_core.networks import mlp
 from pipelines import cli, storage
 from tests.pipelines.command import TrackedRun, train, write_config
-from tests.support import write_parquet
+from tests.support import tiny_config, write_parquet
 
 COUNT = 200
 SETTINGS = [f"fake_count={COUNT}", "extractor.name=pixels", "metrics=[frechet_distance,kernel_distance,precision_recall]"]
@@ -112,12 +114,29 @@ CASES = [
     (["pictures", "fake_count=50"], "pictures does not say what it was trained on; give data.name"),
     (["pictures", DIGITS, "fake_count=201"], "pictures holds 200 images, fewer than 201"),
     (["pictures", DIGITS, "fake_cuont=5"], "unknown key 'fake_cuont' (did you mean 'fake_count'?)"),
+    (["pictures", DIGITS, "mlflow.registered_model=x"], "mlflow.registered_model has no effect in an evaluation"),
+    (["pictures", DIGITS, "mlflow.run_name=x"], "mlflow.run_name has no effect in an evaluation"),
+    (["pictures", DIGITS, "--best"], "--best chooses a checkpoint of a run, and has no effect on pictures"),
     (["pictures", DIGITS, "extractor.name=lenett"], "(did you mean 'lenet'?)"),
     (["pictures", DIGITS, *SETTINGS[:2], "metrics=[class_coverage]"], "the extractor pixels has no classes"),
     (["pictures", DIGITS, *SETTINGS, "real_count=5000"], "has 1797 images in its split all, fewer than 5000"),
     (["pictures", DIGITS, *SETTINGS[:1], "extractor.name=inception", "extractor.weights=nowhere.pth"], "cannot read nowhere.pth"),
     (["models:/m-nothing", DIGITS, *SETTINGS], "the model models:/m-nothing cannot be loaded"),
 ]
+
+
+@pytest.mark.parametrize("num_classes", [3, 12])
+def test_a_generator_of_other_classes_than_the_data_is_refused_with_both_numbers(tmp_path, monkeypatch, capsys, num_classes):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = tiny_config(network__conditional=True)
+    shape = portable.Shape(resolution=8, channels=1, num_classes=num_classes, points=False)
+    generator = mlp.generator(resolution=8, channels=1, num_classes=num_classes, z_dim=8, **config.network.generator)
+    (tmp_path / "made").mkdir()
+    about = portable.Description(shape=shape, images_seen=0, content_hash="", gan=config)
+    portable.save(tmp_path / "made", portable.Portable(generator, about))
+    error = evaluate(capsys, "made", "data.name=digits", *SETTINGS, status=2)
+    assert f"the generator was trained on {num_classes} classes, and the data set digits has 10" in error
 
 
 @pytest.mark.parametrize(("words", "reason"), CASES)

@@ -73,6 +73,40 @@ def test_a_registry_that_is_not_there_is_told_at_the_start(here, tmp_path, capsy
     assert len(here.client.search_runs([here.run.info.experiment_id])) == before
 
 
+def test_an_answer_that_is_lost_makes_no_second_version(here, monkeypatch):
+    (output,) = here.run.outputs.model_outputs
+    tracker, uri = tracking.reach(None), f"models:/{output.model_id}"
+    create = mlflow.MlflowClient.create_model_version
+
+    def lost(*words, **settings):
+        create(*words, **settings)
+        raise ConnectionError("the answer is lost")
+
+    monkeypatch.setattr("mlflow.MlflowClient.create_model_version", lost)
+    with pytest.raises(ConnectionError):
+        export.register(tracker, "once", uri, here.run_id, tags={})
+    monkeypatch.setattr("mlflow.MlflowClient.create_model_version", create)
+    assert export.register(tracker, "once", uri, here.run_id, tags={}) == "models:/once/1"
+    assert len(here.client.search_model_versions("name='once'")) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_whose_model_cannot_be_registered_is_finished_and_says_so(here, tmp_path, monkeypatch, capsys):
+    def refuse(*words, **settings):
+        raise PermissionError("the registry is read-only")
+
+    config = write_config(tmp_path, mlflow__registered_model="refused", mlflow__delivery_timeout_seconds=0.1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mlflow.MlflowClient.create_model_version", refuse)
+    monkeypatch.setattr("pipelines.patience.RETRY_SECONDS", 0.1)
+    assert cli.main(["train", config, "--local", "total_kimg=0.32", "schedule.checkpoint_kimg=0.16", "schedule.evaluate_kimg=0.16"]) == 1
+    printed = capsys.readouterr()
+    assert "is finished, but its model could not be registered as refused: the registry is read-only" in printed.err
+    assert "mlflow.register_model('models:/m-" in printed.err
+    run_id = printed.out.split("run ", 1)[1].split(":")[0]
+    assert mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(run_id).info.status == "FINISHED"
+
+
 @pytest.mark.parametrize("name", ["a/b", "a:b", "..", ""])
 def test_a_name_that_no_registry_takes_is_refused_at_the_start(here, capsys, name):
     assert cli.main(["train", "digits", "--local", f"mlflow.registered_model='{name}'"]) == 2
@@ -141,10 +175,10 @@ def test_of_a_model_elsewhere_only_the_plain_files_are_fetched(here, copied, cap
     assert cli.main(["sample", uri, "--num", "3", "--out", str(tmp_path / "a.parquet")]) == 0
     assert fetched == list(portable.FILES)
     spoil_weights(folder)
-    assert cli.main(["sample", uri, "--num", "3", "--out", str(tmp_path / "a.parquet")]) == 2
+    assert cli.main(["sample", uri, "--num", "3", "--out", str(tmp_path / "b.parquet")]) == 2
+    assert "is damaged" in capsys.readouterr().err
     spoil_by_absence(folder)
-    capsys.readouterr()
-    assert cli.main(["sample", uri, "--num", "3", "--out", str(tmp_path / "a.parquet")]) == 2
+    assert cli.main(["sample", uri, "--num", "3", "--out", str(tmp_path / "b.parquet")]) == 2
     assert "config.yaml could not be fetched" in capsys.readouterr().err
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from gan_core import portable
 from gan_core.data import folder, parquet
 from gan_core.networks import mlp
 from pipelines import cli, storage
-from pipelines.drawing import outputs, painter
+from pipelines.drawing import many, painter
 from tests.pipelines.command import finish, start, train, write_config
 from tests.support import tiny_config
 
@@ -112,6 +113,21 @@ def test_two_workers_write_the_bytes_that_one_process_writes(here, capsys, tmp_p
     assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [1024, 1024, 952]
 
 
+@pytest.mark.parametrize(
+    ("limit", "told", "means"),
+    [(1000.0, (), "in this process"), (0.0, (), "by 3 workers"), (1000.0, ("--gpus-per-worker", 0.5), "by 3 workers")],
+)
+def test_unless_told_this_process_draws_what_takes_it_little_time(here, capsys, tmp_path, monkeypatch, limit, told, means):
+    def pooled(work, *parts, workers, gpus):
+        return (painter.Painter(*parts).draw(*task) for task in work)
+
+    monkeypatch.setattr(many, "ALONE_SECONDS", limit)
+    monkeypatch.setattr(many, "connected", lambda dashboard: nullcontext())
+    monkeypatch.setattr(painter, "require_workers", lambda workers, gpus: (3, 0.0))
+    monkeypatch.setattr(painter, "pooled", pooled)
+    assert means in sample(capsys, here.run_id, "--num", 50, "--out", tmp_path / "a.parquet", *told)
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_the_bytes_are_the_same(here, tmp_path):
     words = [here.run_id, "--num", "60000", "--batch-size", "1024"]
@@ -123,7 +139,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_bytes_are_the_same(here, tm
     victim, give_up_at = None, time.monotonic() + 60
     while victim is None and time.monotonic() < give_up_at:
         if any(part.stat().st_size > 0 for part in tmp_path.glob("b.parquet.writing-*")):
-            found = [child for child in psutil.Process(process.pid).children(recursive=True) if "MapWorker" in "".join(child.cmdline())]
+            found = [child for child in psutil.Process(process.pid).children(recursive=True) if "_Actor" in "".join(child.cmdline())]
             victim = found[0] if found else None
         time.sleep(0.05)
     assert victim is not None
@@ -247,6 +263,19 @@ CASES = [
     (["RUN", "--num", "5", "--out", "x", "--label", "10"], "--label: 0 to 9, or all, given 10"),
     (["RUN", "--num", "5", "--out", "x", "--truncation", "0"], "cut at so many standard deviations, above 0"),
     (["RUN", "--num", "5", "--out", "x", "--workers", "0", "--gpus-per-worker", "1"], "no effect with --workers 0"),
+    (["RUN", "--num", "5", "--out", "tiny.yaml/x.parquet"], "tiny.yaml is a file"),
+    (["RUN", "--num", "5", "--out", "s3:/x.parquet"], "write s3://x.parquet, or ./s3:/x.parquet for a path"),
+    (["RUN", "--num", "5", "--out", "."], "not empty"),
+    (["RUN", "--grid", "s3://bucket/g.png"], "--grid: s3://bucket/g.png is an address, and only the images of --num go to one"),
+    (["RUN", "--interpolate", "1,2", "--out", "gs://bucket/f.gif"], "--out: gs://bucket/f.gif is an address"),
+    (["RUN", "--project", "tiny.yaml", "--out", "s3://bucket/p.png"], "--out: s3://bucket/p.png is an address"),
+    (["RUN", "--export", "s3://bucket/generator"], "--export: s3://bucket/generator is an address"),
+    (["RUN", "--export", "tiny.yaml/generator"], "tiny.yaml is a file"),
+    (["RUN", "--grid", "runs"], "--grid: runs is a folder"),
+    (["RUN", "--grid", "g.png", "--workers", "0"], "--workers has no effect with --grid"),
+    (["RUN", "--export", "e", "--truncation", "0"], "--truncation has no effect with --export"),
+    (["RUN", "--export", "e", "--first-seed", "0"], "--first-seed has no effect with --export"),
+    (["models:/maker/1", "--best", "--grid", "g.png"], "--best chooses a checkpoint of a run, and has no effect on models:/maker/1"),
     (["RUN", "--grid", "g.jpg"], "--grid: g.jpg must end in .png"),
     (["RUN", "--interpolate", "1,2", "--out", "f.mp4"], "--out: f.mp4 must end in .gif or .webp or .png"),
     (["RUN", "--project", "nothing.png", "--out", "p.png"], "nothing.png cannot be read"),
@@ -271,7 +300,7 @@ def test_bad_input_is_refused_and_nothing_is_written(here, capsys, words, reason
     assert sorted(os.listdir()) == before
 
 
-@pytest.mark.parametrize("words", [["--num", "0"], ["--num", "x"], ["--interpolate", "1"], ["--frames", "1"]])
+@pytest.mark.parametrize("words", [["--num", "0"], ["--num", "x"], ["--interpolate", "1"], ["--frames", "1"], ["--gpus-per-worker", "-1"]])
 def test_numbers_that_are_none_are_refused_by_the_parser(here, capsys, words):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["sample", here.run_id, *words])
@@ -291,54 +320,3 @@ def test_points_are_no_pictures_but_can_be_exported(tmp_path, monkeypatch, capsy
     assert "2-D points, which are no pictures" in sample(capsys, "made", "--grid", "g.png", status=2)
     sample(capsys, "made", "--export", "exported")
     assert portable.read(tmp_path / "exported").description == about
-
-
-@pytest.mark.parametrize(
-    ("owned", "asked", "found"),
-    [
-        ({"CPU": 4.0}, (None, None), (4, 0.0)),
-        ({"CPU": 4.0}, (3, None), (3, 0.0)),
-        ({"CPU": 4.0, "GPU": 2.0}, (None, None), (2, 1.0)),
-        ({"CPU": 4.0, "GPU": 2.0}, (None, 0.5), (4, 0.5)),
-        ({"CPU": 4.0, "GPU": 2.0}, (4, 0.0), (4, 0.0)),
-    ],
-)
-def test_workers_are_as_many_as_the_cluster_holds_unless_told(monkeypatch, owned, asked, found):
-    monkeypatch.setattr("ray.cluster_resources", lambda: owned)
-    assert painter.require_workers(*asked) == found
-
-
-@pytest.mark.parametrize(("asked", "words"), [((5, None), "5 workers of 1 CPU and 0 GPU each"), ((1, 1.0), "1 CPU and 1 GPU each")])
-def test_more_workers_than_the_cluster_holds_are_refused(monkeypatch, asked, words):
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
-    with pytest.raises(ValueError, match=words):
-        painter.require_workers(*asked)
-
-
-def test_tasks_cover_the_seeds_once_and_end_at_whole_blocks():
-    assert painter.tasks(5, 100, 32) == [(5, 27), (32, 32), (64, 32), (96, 9)]
-    assert painter.tasks(0, 32, 17) == [(0, 32)]
-    assert painter.tasks(7, 1, 1) == [(7, 1)]
-
-
-def test_a_row_group_is_whole_however_many_rows_come_at_once(tmp_path):
-    import pyarrow as pa
-
-    form = outputs.schema(labelled=False, class_names=None, facts={})
-    image = pa.array([{"bytes": b"x", "path": "p"}] * 700, form.field("image").type)
-    with outputs.opened(str(tmp_path / "a.parquet"), form) as output:
-        for part in range(5):
-            output.write(pa.table({"image": image, "seed": pa.array(range(part * 700, part * 700 + 700), pa.int64())}))
-    groups = pq.ParquetFile(tmp_path / "a.parquet").metadata
-    assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [1024, 1024, 1024, 428]
-    assert pq.read_table(tmp_path / "a.parquet").column("seed").to_pylist() == list(range(3500))
-
-
-def test_a_failure_while_writing_leaves_nothing(tmp_path):
-    for out in ("a.parquet", "folder"):
-        with (
-            pytest.raises(RuntimeError, match="midway"),
-            outputs.opened(str(tmp_path / out), outputs.schema(labelled=False, class_names=None, facts={})),
-        ):
-            raise RuntimeError("midway")
-    assert list(tmp_path.iterdir()) == []
