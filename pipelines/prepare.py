@@ -13,6 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,18 +49,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed or too many images dropped, 2 bad input (nothing was started), 130 interrupted."""
     options, began = _parser().parse_args(arguments), time.monotonic()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        plan = _plan(options)
-        state.begin(plan.place, plan.settings, overwrite=options.overwrite)
-    except (ValueError, OSError) as error:
-        print(f"raygan prepare: {error}", file=sys.stderr)
-        return USAGE
-    again = f"go on with: raygan prepare {shlex.join(word for word in words if word != '--overwrite')}"
+    with ExitStack() as stack:
+        try:
+            plan = _plan(options)
+            alone = stack.enter_context(state.locked(plan.place))
+            owner = state.begin(plan.place, plan.settings, overwrite=options.overwrite, alone=alone)
+        except (ValueError, OSError) as error:
+            print(f"raygan prepare: {error}", file=sys.stderr)
+            return USAGE
+        again = f"go on with: raygan prepare {shlex.join(word for word in words if word != '--overwrite')}"
+        return _carry_out(plan, options, owner=owner, again=again, began=began)
+
+
+def _carry_out(plan: Plan, options: argparse.Namespace, *, owner: str, again: str, began: float) -> int:
+    """Make the shards that are missing, and tell what came of it; returns the exit status. `again` says how an interrupted call goes on."""
     done: dict[int, Record] = {}
     try:
         with terminable():
             done = state.complete(plan.place, plan.job.key, len(plan.blocks))
             missing = [block for block in plan.blocks if block["number"] not in done]
+            if missing:
+                state.reopen(plan.place)
             made = work.records(missing, plan.job, workers=options.workers, ray=options.ray)
             for record in _watched(made, plan, done):
                 done[record["number"]] = record
@@ -68,11 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             about = finish.describe(records, plan.settings, found)
             dropped = len(about["dropped"])
             accepted = about["count"] > 0 and dropped <= options.max_dropped * about["found"]
-            finish.keep(plan.place, about, records, accepted=accepted)
+            finish.keep(plan.place, about, records, accepted=accepted, owner=owner)
     except KeyboardInterrupt:
         print(f"\ninterrupted; {len(done)} of {len(plan.blocks)} shards are complete; {again}", file=sys.stderr)
         return INTERRUPTED
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ValueError) as error:  # ValueError: pyarrow's, of damaged files, and of labels out of bounds
         print(f"\nraygan prepare: {error}\n{len(done)} of {len(plan.blocks)} shards are complete; {again}", file=sys.stderr)
         return FAILED
     print(_summary(plan, about, made=len(missing), seconds=time.monotonic() - began))
@@ -260,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ray", choices=("auto", "always", "never"), default="auto", help="auto: Ray Data takes over what is worth its start"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace another preparation in DST")
+    parser.add_argument("--overwrite", action="store_true", help="make all of DST anew, also if it holds another preparation")
     return parser
 
 

@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from gan_core.data import parquet
 from pipelines import prepare
-from pipelines.preparing import shard
+from pipelines.preparing import shard, state
 from tests.pipelines.command import finish, start
 from tests.support import noise_images, png, write_parquet
 
@@ -159,7 +160,7 @@ def idx(array):
 
 
 def test_mnist_comes_through_torchvisions_own_reader(tmp_path, monkeypatch):
-    torchvision = pytest.importorskip("torchvision")
+    pytest.importorskip("torchvision")
     pixels = np.random.default_rng(0).integers(0, 256, (7, 28, 28), dtype=np.uint8)
     raw = tmp_path / "root" / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -170,8 +171,8 @@ def test_mnist_comes_through_torchvisions_own_reader(tmp_path, monkeypatch):
     status, about = run("torchvision:MNIST:test", tmp_path / "out", "--resolution", 28, "--root", tmp_path / "root")
     assert status == 0
     assert (about["classes"][3], about["class_counts"], about["channels"]) == ("3 - three", [1] * 7 + [0] * 3, 1)
+    assert loaded(tmp_path / "out").labels.tolist() == list(range(7))
     np.testing.assert_array_equal(loaded(tmp_path / "out").images[:, 0].numpy(), pixels)
-    assert torchvision.datasets.MNIST is not None
 
 
 def test_cifar10_comes_through_torchvisions_own_reader(tmp_path, monkeypatch):
@@ -293,6 +294,10 @@ def test_files_that_may_not_be_read_are_dropped(tmp_path, monkeypatch):
     status, about = run(tmp_path / "set", tmp_path / "out", "--resolution", 28, "--max-dropped", 0.5)
     assert status == 0
     assert about["dropped"] == [{"source": "b.png", "reason": "unreadable", "detail": "cannot be read (Permission denied)"}]
+    monkeypatch.setattr(Path, "open", opened)
+    status, about = run(tmp_path / "set", tmp_path / "out", "--resolution", 28)
+    assert (status, about["count"], about["dropped"]) == (0, 2, [])  # a disk that was away for a moment costs nothing
+    assert len(loaded(tmp_path / "out")) == 2
 
 
 def test_members_of_an_archive_that_cannot_be_unpacked_are_dropped(tmp_path):
@@ -348,6 +353,67 @@ def test_a_shard_that_is_lost_is_made_again(parquet_file, tmp_path):
     (tmp_path / "out" / "part-00005.json").write_text("{")
     assert run(*words) == first
     assert len(loaded(tmp_path / "out")) == 100
+
+
+def test_a_damaged_shard_is_repaired_by_the_remedy_that_training_tells(parquet_file, tmp_path):
+    source, pixels = parquet_file
+    words = (source, tmp_path / "out", "--resolution", 12)
+    run(*words)
+    content = bytearray((tmp_path / "out" / "part-00000.parquet").read_bytes())
+    content[len(content) // 3] ^= 1
+    (tmp_path / "out" / "part-00000.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=r"call its `raygan prepare` again with --overwrite"):
+        loaded(tmp_path / "out")
+    assert run(*words, "--overwrite")[0] == 0
+    np.testing.assert_array_equal(loaded(tmp_path / "out").images.numpy(), pixels)
+
+
+def test_a_second_call_into_the_same_folder_is_refused_while_the_first_one_is_at_work(parquet_file, tmp_path, capsys):
+    source, _ = parquet_file
+    assert run(source, tmp_path / "out", "--resolution", 12)[0] == 0
+    written = tmp_path / "out" / f"part-00007.parquet.{'a' * 32}.new"
+    written.write_bytes(b"being written")
+    with FileLock(tmp_path / "out" / state.LOCK):
+        assert run(source, tmp_path / "out", "--resolution", 12, "--overwrite")[0] == 2
+    assert "another `raygan prepare` is at work in" in capsys.readouterr().err
+    assert written.exists()
+    assert run(source, tmp_path / "out", "--resolution", 12)[0] == 0
+    assert not written.exists()
+
+
+@pytest.mark.parametrize("changes", ["owner", "shard"])
+def test_a_call_that_another_one_has_replaced_writes_no_dataset_json(parquet_file, tmp_path, capsys, monkeypatch, changes):
+    source, _ = parquet_file
+    preview = prepare.finish.preview
+
+    def meanwhile(*args):
+        if changes == "owner":
+            (tmp_path / "out" / "preparing.json").write_text('{"settings": {}, "owner": "b"}')
+        else:
+            (tmp_path / "out" / "part-00000.parquet").write_bytes(b"of another resolution")
+        return preview(*args) if changes == "owner" else b""
+
+    monkeypatch.setattr(prepare.finish, "preview", meanwhile)
+    assert run(source, tmp_path / "out", "--resolution", 12) == (1, None)
+    told = capsys.readouterr().err
+    assert {"owner": "has begun in", "shard": "is not as it was written"}[changes] in told
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "part-00000.parquet"])
+def test_a_call_that_ends_while_it_clears_the_folder_leaves_none_that_training_takes(parquet_file, tmp_path, monkeypatch, name):
+    source, _ = parquet_file
+    assert run(source, tmp_path / "out", "--resolution", 12)[0] == 0
+    delete = prepare.places.delete
+
+    def ends(place, names):
+        delete(place, names[: names.index(name) + 1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare.places, "delete", ends)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "out", "--resolution", 12, "--overwrite")
+    with pytest.raises(ValueError, match="is not finished"):
+        loaded(tmp_path / "out")
 
 
 def test_a_killed_preparation_goes_on_and_ends_as_an_undisturbed_one(tmp_path):
