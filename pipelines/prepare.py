@@ -23,8 +23,8 @@ from tqdm import tqdm
 from gan_core.data._decode import FILTERS, CorruptImageError, Layout, quietly, size_of
 from gan_core.data._tables import Place
 from pipelines.preparing import finish, places, sources, state, work
+from pipelines.preparing.inventory import Block, Inventory, Request
 from pipelines.preparing.shard import Job, Record
-from pipelines.preparing.sources import Block, Inventory, Request
 from pipelines.signals import terminable
 from pipelines.statuses import FAILED, INTERRUPTED, USAGE
 

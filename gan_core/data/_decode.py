@@ -43,7 +43,8 @@ ORIENTATION = 0x0112
 # Why an image is dropped.
 EMPTY, FOREIGN, DAMAGED, DEEP, TOO_LARGE = "empty", "not an image", "damaged", "unbounded values", "too large"
 OTHER_SIZE, TOO_SMALL, UNREADABLE, NO_LABEL, LINK = "other size", "too small", "unreadable", "no label", "broken link"
-REASONS = (EMPTY, FOREIGN, DAMAGED, DEEP, TOO_LARGE, OTHER_SIZE, TOO_SMALL, UNREADABLE, NO_LABEL, LINK)
+REPLACED = "replaced"
+REASONS = (EMPTY, FOREIGN, DAMAGED, DEEP, TOO_LARGE, OTHER_SIZE, TOO_SMALL, UNREADABLE, NO_LABEL, LINK, REPLACED)
 # What was changed in an image that is kept.
 CONVERSIONS = (
     "transparent",

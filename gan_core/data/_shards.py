@@ -14,7 +14,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gan_core.data._tables import Place, Stamp
+from gan_core.data._tables import LARGEST_CLASSES, Place, Stamp
 
 MANIFEST = "dataset.json"
 UNFINISHED = "preparing.json"  # there while the shards are made
@@ -23,7 +23,7 @@ VERSION = 1
 LARGEST_MANIFEST_BYTES = 2**30
 ROW_GROUP_BYTES = 2**22
 COMPRESSION_LEVEL = 1
-SHARD_NAME = re.compile(r"part-\d{5,9}\.parquet", re.ASCII)
+SHARD_NAME = re.compile(r"part-[0-9]{5,9}\.parquet")  # pydantic's engine takes the digits of all scripts for \d
 
 
 def shard_name(number: int) -> str:
@@ -50,7 +50,7 @@ class Manifest(BaseModel):
     resolution: Annotated[int, Field(gt=0, le=2**16)]
     channels: Literal[1, 3]
     labelled: bool
-    classes: list[str]
+    classes: Annotated[list[str], Field(max_length=LARGEST_CLASSES)]
     count: Annotated[int, Field(gt=0)]
     shards: list[Shard]
     content_hash: str

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from gan_core.data._decode import Row
 
 ROWS_AT_ONCE = 1024
+LARGEST_CLASSES = 1_000_000  # one label of 40,000,000 would make as many classes
 
 
 class Place(NamedTuple):
@@ -142,20 +143,51 @@ def class_names(metadata: Any, label: str | None) -> list[str]:
     return list(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
+def require_labels(place: Place, files: list[Stamp], metadata: list[Any], label: str | None) -> None:
+    """Check the bounds of the labels by the statistics that files have of them, before any image is decoded; `read_rows` checks all.
+
+    Raises:
+        ValueError: one is too large.
+    """
+    of_file = {file.path: one for file, one in zip(files, metadata, strict=True)}
+    for part in row_groups(files, metadata):
+        group = of_file[part.file].row_group(part.group)
+        columns = (group.column(number) for number in range(group.num_columns))
+        known = next((column.statistics for column in columns if column.path_in_schema == label), None)
+        if known is not None and known.has_min_max and known.max >= LARGEST_CLASSES:
+            with place.filesystem.open_input_file(part.file) as stream:
+                labels = pq.ParquetFile(stream).read_row_group(part.group, columns=[label]).column(0).to_pylist()
+            _require_small(labels, part.file.rpartition("/")[2], part.first)
+
+
+def _require_small(labels: list[int | None], file: str, first: int) -> None:
+    for number, label in enumerate(labels, first):
+        if label is not None and label >= LARGEST_CLASSES:
+            raise ValueError(
+                f"{file} row {number}: label {label}, and labels are numbers of classes, from 0 to at most {LARGEST_CLASSES - 1}; "
+                f"number the classes 0, 1, ..., or name another column"
+            )
+
+
 def row_groups(files: list[Stamp], metadata: list[Any]) -> list[Part]:
-    """Every row group of every file, whole."""
+    """Every row group of every file, whole; without empty ones."""
     parts = []
     for file, one in zip(files, metadata, strict=True):
         first = 0
         for group in range(one.num_row_groups):
             stop = first + one.row_group(group).num_rows
-            parts.append(Part(file.path, group, first, first, stop))
+            if stop > first:
+                parts.append(Part(file.path, group, first, first, stop))
             first = stop
     return parts
 
 
 def read_rows(filesystem: Any, part: Part, columns: Columns) -> Iterator[list[Row]]:
-    """The rows of a part, in chunks."""
+    """The rows of a part, in chunks.
+
+    Raises:
+        ValueError: a label is too large.
+    """
     names = [columns.image] + ([columns.label] if columns.label else [])
     shown = part.file.rpartition("/")[2]
     number = part.group_first
@@ -174,4 +206,6 @@ def _chunk(batch: Any, columns: Columns, file: str, number: int) -> list[Row]:
     if columns.nested:
         cells = [cell and cell["bytes"] for cell in cells]
     labels = batch.column(columns.label).to_pylist() if columns.label else [-1] * len(cells)
+    if columns.label:
+        _require_small(labels, file, number)
     return [Row(f"{file} row {number + i}", *row) for i, row in enumerate(zip(cells, labels, strict=True))]

@@ -19,7 +19,7 @@ from pipelines.preparing.shard import Record, record_name
 
 PREVIEW, REPORT = "preview.png", "report.json"
 OURS = re.compile(
-    rf"(part-\d{{5,}}\.(parquet|json)|{re.escape(_shards.MANIFEST)}|{re.escape(_shards.UNFINISHED)}|{PREVIEW}|{REPORT})(\.[0-9a-f]{{32}}\.new)?"
+    rf"(part-[0-9]{{5,}}\.(parquet|json)|{re.escape(_shards.MANIFEST)}|{re.escape(_shards.UNFINISHED)}|{PREVIEW}|{REPORT})(\.[0-9a-f]{{32}}\.new)?"
 )
 LEFT_BEHIND = re.compile(r".*\.[0-9a-f]{32}\.new")
 LOCK = ".raygan-prepare.lock"
@@ -116,6 +116,5 @@ def complete(place: Place, key: str, count: int) -> dict[int, Record]:
         if record_name(number) in there and _shards.shard_name(number) in there:
             record = places.read_json(place, record_name(number))
             if record and record.get("key") == key and record.get("bytes") == there[_shards.shard_name(number)]:
-                if not any(reason == UNREADABLE for _, reason, _ in record["dropped"]):
-                    found[number] = record
-    return found
+                found[number] = record
+    return {number: record for number, record in found.items() if not any(reason == UNREADABLE for _, reason, _ in record["dropped"])}

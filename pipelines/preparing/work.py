@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from pipelines.preparing import shard
+from pipelines.preparing.inventory import Block
 from pipelines.preparing.shard import Job, Record
-from pipelines.preparing.sources import Block
 
 RayUse = Literal["auto", "always", "never"]
 WORTH_SECONDS = 30.0  # of work that is left: about five times Ray's start and end

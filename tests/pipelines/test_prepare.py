@@ -15,6 +15,7 @@ from hashlib import md5
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
@@ -315,6 +316,52 @@ def test_members_of_an_archive_that_cannot_be_unpacked_are_dropped(tmp_path):
     assert {item["source"]: item["reason"] for item in about["dropped"]} == {"changed.png": "unreadable", "link.png": "unreadable"}
     assert about["count"] == 1  # a path that leads upwards is passed over
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "out"]
+
+
+def test_of_two_members_of_an_archive_with_one_name_the_later_one_is_taken_and_the_other_reported(tmp_path):
+    encoded, pixels = noise_images(3, size=8)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        for name, content in zip(("a.png", "b.png", "a.png"), encoded):
+            archive.writestr(name, content)
+    status, about = run(tmp_path / "a.zip", tmp_path / "out", "--resolution", 8, "--max-dropped", 0.5)
+    assert (status, about["found"]) == (0, 3)
+    assert about["dropped"] == [{"source": "a.png", "reason": "replaced", "detail": "a later member of the archive has its name"}]
+    np.testing.assert_array_equal(loaded(tmp_path / "out").images.numpy(), pixels[[2, 1]])
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+@pytest.mark.parametrize("label", [40_000_000, 2**63 + 1])
+def test_a_label_that_would_make_millions_of_classes_is_refused_by_its_row(tmp_path, capsys, label, statistics):
+    encoded, _ = noise_images(4, size=8)
+    labels = pa.array([0, 1, label, 2], pa.uint64())
+    pq.write_table(pa.table({"image": encoded, "label": labels}), tmp_path / "a.parquet", write_statistics=statistics, row_group_size=2)
+    status, about = run(tmp_path / "a.parquet", tmp_path / "out", "--resolution", 8)
+    assert (status, about) == (2 if statistics else 1, None)
+    told = f"a.parquet row 2: label {label}, and labels are numbers of classes, from 0 to at most 999999"
+    assert told in capsys.readouterr().err
+    with pytest.raises(ValueError, match=told):
+        parquet.load(path=str(tmp_path / "a.parquet"))
+
+
+def test_files_without_rows_are_passed_over(tmp_path):
+    encoded, pixels = noise_images(4, size=8)
+    (tmp_path / "set").mkdir()
+    table = pa.table({"image": encoded, "label": [0, 1, 2, 3]})
+    for name, rows in (("a", 0), ("b", 4), ("c", 0)):
+        pq.write_table(table[:rows], tmp_path / "set" / f"{name}.parquet")
+    assert run(tmp_path / "set", tmp_path / "out", "--resolution", 8)[0] == 0
+    np.testing.assert_array_equal(loaded(tmp_path / "out").images.numpy(), pixels)
+
+
+def test_what_a_damaged_source_raises_is_told_without_a_traceback(parquet_file, tmp_path, capsys, monkeypatch):
+    source, _ = parquet_file
+
+    def fails(*_):
+        raise pa.ArrowInvalid("a page is damaged")
+
+    monkeypatch.setattr(shard, "make", fails)
+    assert run(source, tmp_path / "out", "--resolution", 12) == (1, None)
+    assert "raygan prepare: a page is damaged\n0 of 1 shards are complete; go on with" in capsys.readouterr().err
 
 
 def test_sizes_that_resize_does_not_allow_are_dropped_and_the_remedy_is_told(tmp_path, capsys):
