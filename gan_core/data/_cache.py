@@ -34,7 +34,24 @@ class Stored(NamedTuple):
 
 def folder(cache_dir: str | None) -> Path:
     """Where caches lie: `cache_dir`, else $RAYGAN_CACHE, else ~/.cache/raygan."""
-    return Path(cache_dir or os.environ.get("RAYGAN_CACHE") or "~/.cache/raygan").expanduser()
+    try:
+        return Path(cache_dir or require_local(os.environ.get("RAYGAN_CACHE") or "~/.cache/raygan")).expanduser()
+    except ValueError as error:
+        raise ValueError(f"$RAYGAN_CACHE: {error}") from None
+
+
+def require_local(path: str) -> str:
+    """The path, if it is one of this machine: an address would become a folder named `s3:`.
+
+    Raises:
+        ValueError: it is an address.
+    """
+    if "://" in path:
+        raise ValueError(
+            f"an address, at {path.partition('://')[0]}://, and only folders of this machine can be used here: caches are mapped into "
+            f"memory, and images of an object store are read from Parquet files (data.name=parquet; `raygan prepare` makes them)"
+        )
+    return path
 
 
 def stamps_of(files: Sequence[Path]) -> list[Stamp]:

@@ -1,6 +1,7 @@
 """Encoded images in Parquet files: finding the files and columns, and reading rows. Needs no PyTorch."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 from gan_core.data._decode import Row
 
 ROWS_AT_ONCE = 1024
+SECRET = re.compile(r"[^:/]+://[^/@:]*:(?!\d+(/|$))[^@]*@")  # user:password@, also with a / in the password, but not host:port
 LARGEST_CLASSES = 1_000_000  # one label of 40,000,000 would make as many classes
 
 
@@ -51,6 +53,20 @@ class Part(NamedTuple):
     group_first: int
     first: int
     stop: int
+
+
+def without_secrets(address: str) -> str:
+    """The address, which is logged and published: it may not hold a password, nor a key for one.
+
+    Raises:
+        ValueError: it does. The message does not repeat it.
+    """
+    if SECRET.match(address):
+        raise ValueError(
+            f"the address at {address.partition('://')[0]}:// holds a user and password, and addresses are logged; give them in "
+            f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or as the object store's own variables or files"
+        )
+    return address
 
 
 def locate(address: str) -> Place:

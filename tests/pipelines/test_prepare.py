@@ -526,6 +526,22 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, capsys):
     assert "has no split 'valid'; its splits: train, test" in told("torchvision:MNIST:valid", out, "--resolution", 8, "--root", tmp_path)
     assert "--root" in told("torchvision:MNIST", out, "--resolution", 8)
     assert "--download fetches them" in told("torchvision:MNIST", out, "--resolution", 8, "--root", tmp_path)
+    image = tmp_path / "set"
+    assert "--upscale has no effect under --resize never" in told(image, out, "--resolution", 28, "--upscale")
+    for words in (("--image-column", "x"), ("--label-column", "x"), ("--root", tmp_path), ("--download",)):
+        assert f"{words[0]} is for " in told(image, out, "--resolution", 28, *words)
+    for megabytes in ("0", "-5", "inf", "nan"):
+        with pytest.raises(SystemExit):
+            told(image, out, "--resolution", 28, f"--shard-megabytes={megabytes}")
+        assert "is no size; give a number of megabytes above 0" in capsys.readouterr().err
+    colon = tmp_path / "a:b"
+    write(colon, {"a.png": png()})
+    assert "lie in each other" in told(colon, colon / "out", "--resolution", 28)
+    assert "lie in each other" in told(image, f"file://{image}/out", "--resolution", 28)
+    for pair in ((image, "s3://KEY:SECRET@bucket/x"), ("s3://KEY:SEC/RET@bucket/x", out)):
+        words = told(*pair, "--resolution", 28)
+        assert "AWS_SECRET_ACCESS_KEY" in words
+        assert "SEC" not in words.replace("AWS_SECRET", "")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "dear"
     assert not out.exists()
 
