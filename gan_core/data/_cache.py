@@ -1,9 +1,9 @@
 """Decoded images on disk: written once under a lock, complete or absent, memory-mapped by every worker of a node."""
 
 import json
+import math
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -80,12 +80,22 @@ class Entry:
         self.folder = folder
 
     def is_complete(self) -> bool:
-        return (self.folder / "manifest.json").is_file()
+        """Whether all is there, and as large as it was written: a disk's failure may have cut it."""
+        try:
+            manifest = json.loads((self.folder / "manifest.json").read_text())
+            sizes = {name: (self.folder / name).stat().st_size for name in ("images.bin", "labels.bin")}
+        except (OSError, ValueError):
+            return False
+        count = manifest["count"]
+        return sizes == {"images.bin": count * math.prod(manifest["shape"]), "labels.bin": 8 * count * manifest["labelled"]}
 
     @contextmanager
     def writer(self, channels: int, resolution: int) -> Iterator["Writer"]:
         """A writer whose files appear all at once, when the block ends without an error."""
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.folder.parent))
+        temporary = self.folder.parent / f".writing-{self.folder.name}"
+        for left in (temporary, self.folder):  # by a process that was killed; incomplete
+            shutil.rmtree(left, ignore_errors=True)
+        temporary.mkdir()
         try:
             with (temporary / "images.bin").open("wb") as images:
                 writer = Writer(temporary, images, (channels, resolution, resolution))
