@@ -30,7 +30,7 @@ from pipelines.preparing.torchvision_sets import TORCHVISION
 from pipelines.signals import terminable
 from pipelines.statuses import FAILED, INTERRUPTED, USAGE
 
-VERSION = 1  # of the settings: to be raised when the same source shall become other pixels
+VERSION = 2  # of the settings: to be raised when the same source shall become other pixels
 SHARDS_WANTED = 32
 MEGABYTES = (4.0, 128.0)  # between which a shard lies, unless told otherwise
 

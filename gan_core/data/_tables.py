@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -198,23 +199,49 @@ def row_groups(files: list[Stamp], metadata: list[Any]) -> list[Part]:
     return parts
 
 
+class Reading:
+    """A row group of a file that is open, read from its start once: parts of it are asked for in their order."""
+
+    def __init__(self, filesystem: Any, part: Part, columns: Columns) -> None:
+        self._file, self._columns = part.file.rpartition("/")[2], columns
+        self._stream = filesystem.open_input_file(part.file)
+        names = [columns.image] + ([columns.label] if columns.label else [])
+        self._batches = pq.ParquetFile(self._stream).iter_batches(ROWS_AT_ONCE, row_groups=[part.group], columns=names)
+        self._batch: Any = None
+        self.first = part.group_first  # the row that comes next, or one of the same batch before it
+
+    def rows(self, part: Part) -> Iterator[list[Row]]:
+        """The rows of a part, in chunks.
+
+        Raises:
+            ValueError: a label is too large, or rows are missing.
+        """
+        while self.first < part.stop:
+            if self._batch is None:
+                self._batch = next(self._batches, None)
+                if self._batch is None:
+                    raise ValueError(f"{self._file} has fewer rows than it says; it is damaged")
+            length = len(self._batch)
+            start, stop = max(part.first - self.first, 0), min(part.stop - self.first, length)
+            if start < stop:
+                yield _chunk(self._batch.slice(start, stop - start), self._columns, self._file, self.first + start)
+            if self.first + length > part.stop:
+                return  # the rest belongs to another part
+            self.first, self._batch = self.first + length, None
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._stream.close()
+
+
 def read_rows(filesystem: Any, part: Part, columns: Columns) -> Iterator[list[Row]]:
     """The rows of a part, in chunks.
 
     Raises:
         ValueError: a label is too large.
     """
-    names = [columns.image] + ([columns.label] if columns.label else [])
-    shown = part.file.rpartition("/")[2]
-    number = part.group_first
-    with filesystem.open_input_file(part.file) as stream:
-        for batch in pq.ParquetFile(stream).iter_batches(ROWS_AT_ONCE, row_groups=[part.group], columns=names):
-            start, stop = max(part.first - number, 0), min(part.stop - number, len(batch))
-            if start < stop:
-                yield _chunk(batch.slice(start, stop - start), columns, shown, number + start)
-            number += len(batch)
-            if number >= part.stop:
-                return
+    with closing(Reading(filesystem, part, columns)) as reading:
+        yield from reading.rows(part)
 
 
 def _chunk(batch: Any, columns: Columns, file: str, number: int) -> list[Row]:

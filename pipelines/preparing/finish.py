@@ -52,7 +52,11 @@ def describe(records: list[Record], settings: dict[str, Any], found: Found) -> d
         "classes": classes,
         "count": count,
         "content_hash": _shards.content_hash(
-            channels=channels, resolution=resolution, labelled=found.labelled, shard_hashes=[record["sha256"] for record in records]
+            channels=channels,
+            resolution=resolution,
+            labelled=found.labelled,
+            classes=classes,
+            shard_hashes=[record["sha256"] for record in records],
         ),
         "mean": mean,
         "standard_deviation": deviation,

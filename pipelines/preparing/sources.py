@@ -74,7 +74,10 @@ def read(kind: str, request: Request, labelling: dict[str, Any], block: Block) -
 
 def labelling_of(inventory: Inventory, request: Request) -> dict[str, Any]:
     """What the reader of a block needs to know of the whole source."""
-    return {"classes": inventory.classes if inventory.labelled and inventory.kind in ("folder", "zip") else []}
+    return {
+        "classes": inventory.classes if inventory.labelled and inventory.kind in ("folder", "zip") else [],
+        "identity": inventory.identity,
+    }
 
 
 def _holds_parquet(folder: Path) -> bool:
@@ -129,12 +132,33 @@ def _parquet_inventory(request: Request) -> Inventory:
 
 
 def _read_parquet(request: Request, labelling: dict[str, Any], block: Block) -> Iterator[Row]:
-    place = _tables.locate(request.path)
     for unit in block["units"]:
         part = _tables.Part(*unit)
-        columns = _columns(request, part.file)
-        for rows in _tables.read_rows(place.filesystem, part, columns):
-            yield from rows
+        try:
+            for rows in _reading_of(request, labelling["identity"], part).rows(part):
+                yield from rows
+        except Exception:
+            _let_go()  # its file may be readable when it is opened again
+            raise
+
+
+_readings: dict[Any, _tables.Reading] = {}  # the last one of this process
+
+
+def _reading_of(request: Request, identity: str, part: _tables.Part) -> _tables.Reading:
+    """The row group, where an earlier block of this process left it: cut into many, it would be read from its start for each."""
+    columns = _columns(request, part.file)
+    key = (identity, request.path, part.file, part.group, columns)
+    found = _readings.get(key)
+    if found is None or found.first > part.first:
+        _let_go()
+        found = _readings[key] = _tables.Reading(_tables.locate(request.path).filesystem, part, columns)
+    return found
+
+
+def _let_go() -> None:
+    while _readings:
+        _readings.popitem()[1].close()
 
 
 @lru_cache(maxsize=1024)

@@ -21,7 +21,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from gan_core.data import parquet
+from gan_core.data import _tables, parquet
 from pipelines import prepare
 from pipelines.preparing import shard, state
 from tests.pipelines.command import finish, start
@@ -350,6 +350,24 @@ def test_files_without_rows_are_passed_over(tmp_path):
     for name, rows in (("a", 0), ("b", 4), ("c", 0)):
         pq.write_table(table[:rows], tmp_path / "set" / f"{name}.parquet")
     assert run(tmp_path / "set", tmp_path / "out", "--resolution", 8)[0] == 0
+    np.testing.assert_array_equal(loaded(tmp_path / "out").images.numpy(), pixels)
+
+
+def test_a_row_group_is_read_once_however_many_shards_it_is_cut_into(tmp_path, monkeypatch):
+    encoded, pixels = noise_images(100, size=8)
+    source = write_parquet(tmp_path / "a.parquet", encoded)
+    batches, iterate = [], pq.ParquetFile.iter_batches
+
+    def counted(file, *args, **options):
+        for batch in iterate(file, *args, **options):
+            batches.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    monkeypatch.setattr(_tables, "ROWS_AT_ONCE", 8)
+    status, about = run(source, tmp_path / "out", "--resolution", 8, "--shard-megabytes", 0.0002)
+    assert (status, len(about["shards"])) == (0, 34)
+    assert sum(batches) == 100
     np.testing.assert_array_equal(loaded(tmp_path / "out").images.numpy(), pixels)
 
 
