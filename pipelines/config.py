@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from gan_core.config import FREE_ON_RESUME, DataConfig, GanConfig
+from gan_core.data._tables import without_secrets
 from gan_core.overrides import Tree, differences_that_matter, load
 from gan_core.registry import suggestion
 from gan_core.schema import Section
@@ -17,8 +18,12 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def absolute(path: str) -> str:
-    """`path` from the root: workers do not share the command's working directory. Object-store addresses stay as they are."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+    """`path` from the root: workers do not share the command's working directory. Object-store addresses stay as they are.
+
+    Raises:
+        ValueError: an address that holds a password.
+    """
+    return without_secrets(path) if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 class RayConfig(Section):

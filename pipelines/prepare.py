@@ -8,30 +8,31 @@ torchvision:CelebA:valid. DST is a folder, or an address such as s3://bucket/fol
 """
 
 import argparse
+import math
 import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import PIL
-from tqdm import tqdm
+import pyarrow.fs
 
 from gan_core.data._decode import FILTERS, CorruptImageError, Layout, quietly, size_of
-from gan_core.data._tables import Place
-from pipelines.preparing import finish, places, sources, state, work
+from gan_core.data._tables import Place, without_secrets
+from pipelines.preparing import finish, places, sources, state, tell, work
+from pipelines.preparing.inventory import Block, Inventory, Request
 from pipelines.preparing.shard import Job, Record
-from pipelines.preparing.sources import Block, Inventory, Request
+from pipelines.preparing.torchvision_sets import TORCHVISION
 from pipelines.signals import terminable
 from pipelines.statuses import FAILED, INTERRUPTED, USAGE
 
-VERSION = 1  # of the settings: to be raised when the same source shall become other pixels
+VERSION = 2  # of the settings: to be raised when the same source shall become other pixels
 SHARDS_WANTED = 32
 MEGABYTES = (4.0, 128.0)  # between which a shard lies, unless told otherwise
-LINE_EVERY_SECONDS = 5.0
-DROPPED_SHOWN = 10
 
 
 class Plan(NamedTuple):
@@ -48,36 +49,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed or too many images dropped, 2 bad input (nothing was started), 130 interrupted."""
     options, began = _parser().parse_args(arguments), time.monotonic()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        plan = _plan(options)
-        state.begin(plan.place, plan.settings, overwrite=options.overwrite)
-    except (ValueError, OSError) as error:
-        print(f"raygan prepare: {error}", file=sys.stderr)
-        return USAGE
-    again = f"go on with: raygan prepare {shlex.join(word for word in words if word != '--overwrite')}"
+    with ExitStack() as stack:
+        try:
+            plan = _plan(options)
+            alone = stack.enter_context(state.locked(plan.place))
+            owner = state.begin(plan.place, plan.settings, overwrite=options.overwrite, alone=alone)
+        except (ValueError, OSError) as error:
+            print(f"raygan prepare: {error}", file=sys.stderr)
+            return USAGE
+        again = f"go on with: raygan prepare {shlex.join(word for word in words if word != '--overwrite')}"
+        return _carry_out(plan, options, owner=owner, again=again, began=began)
+
+
+def _carry_out(plan: Plan, options: argparse.Namespace, *, owner: str, again: str, began: float) -> int:
+    """Make the shards that are missing, and tell what came of it; returns the exit status. `again` says how an interrupted call goes on."""
     done: dict[int, Record] = {}
     try:
         with terminable():
             done = state.complete(plan.place, plan.job.key, len(plan.blocks))
             missing = [block for block in plan.blocks if block["number"] not in done]
+            if missing:
+                state.reopen(plan.place)
             made = work.records(missing, plan.job, workers=options.workers, ray=options.ray)
-            for record in _watched(made, plan, done):
+            for record in tell.watched(made, plan.blocks, done):
                 done[record["number"]] = record
             records = [done[number] for number in range(len(plan.blocks))]
             found = finish.Found(plan.inventory.labelled, plan.inventory.classes, plan.inventory.unusable, plan.inventory.others)
             about = finish.describe(records, plan.settings, found)
             dropped = len(about["dropped"])
             accepted = about["count"] > 0 and dropped <= options.max_dropped * about["found"]
-            finish.keep(plan.place, about, records, accepted=accepted)
+            finish.keep(plan.place, about, records, accepted=accepted, owner=owner)
     except KeyboardInterrupt:
         print(f"\ninterrupted; {len(done)} of {len(plan.blocks)} shards are complete; {again}", file=sys.stderr)
         return INTERRUPTED
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ValueError) as error:  # ValueError: pyarrow's, of damaged files, and of labels out of bounds
         print(f"\nraygan prepare: {error}\n{len(done)} of {len(plan.blocks)} shards are complete; {again}", file=sys.stderr)
         return FAILED
-    print(_summary(plan, about, made=len(missing), seconds=time.monotonic() - began))
+    print(tell.summary(plan.place.address, about, made=len(missing), seconds=time.monotonic() - began))
     if not accepted:
-        print(_refusal(options, about), file=sys.stderr)
+        print(tell.refusal(plan.place.address, about, options.max_dropped), file=sys.stderr)
         return FAILED
     return 0
 
@@ -88,12 +98,16 @@ def _plan(options: argparse.Namespace) -> Plan:
     Raises:
         ValueError: anything about them is wrong.
     """
-    path = options.source if options.source.startswith(sources.TORCHVISION) or "://" in options.source else _absolute(options.source)
+    path = options.source if options.source.startswith(TORCHVISION) else _absolute(options.source)
     root = _absolute(options.root) if options.root else None
-    request = Request(path, options.image_column, options.label_column, root, options.download)
-    destination = options.destination if "://" in options.destination else _absolute(options.destination)
+    request = Request(path, options.image_column or "image", options.label_column, root, options.download)
+    destination = _absolute(options.destination)
     _require_apart(path, destination)
+    if options.upscale and options.resize == "never":
+        raise ValueError("--upscale has no effect under --resize never; give a filter, such as --resize lanczos")
+    _require_effect(options, ("root", "download"), effective=path.startswith(TORCHVISION), of="torchvision:NAME")
     inventory = sources.take_inventory(request)
+    _require_effect(options, ("image_column", "label_column"), effective=inventory.kind == "parquet", of="Parquet files")
     labelling = sources.labelling_of(inventory, request)
     channels = options.channels or _channels(inventory, request, labelling)
     megabytes = options.shard_megabytes or _megabytes(inventory.total, channels * options.resolution**2)
@@ -106,7 +120,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         "channels": channels,
         "resize": options.resize,
         "upscale": options.upscale,
-        "image_column": options.image_column if inventory.kind == "parquet" else None,
+        "image_column": request.image_column if inventory.kind == "parquet" else None,
         "label_column": options.label_column if inventory.kind == "parquet" else None,
         "shard_megabytes": megabytes,
         "pillow": PIL.__version__,  # decoders of other versions may make other pixels
@@ -121,7 +135,19 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
+    """From the root; addresses stay as they are."""
+    return without_secrets(path) if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def _require_effect(options: argparse.Namespace, names: Sequence[str], *, effective: bool, of: str) -> None:
+    """Options of another kind of source are errors.
+
+    Raises:
+        ValueError: one is given without effect.
+    """
+    given = [name for name in names if getattr(options, name)]
+    if given and not effective:
+        raise ValueError(f"--{given[0].replace('_', '-')} is for {of}, and {options.source} is none; leave it out")
 
 
 def _require_apart(source: str, destination: str) -> None:
@@ -130,10 +156,13 @@ def _require_apart(source: str, destination: str) -> None:
     Raises:
         ValueError: they would.
     """
-    if ":" in source or "://" in destination:
+    if source.startswith(TORCHVISION):
         return
-    inside = Path(destination).resolve().is_relative_to(Path(source).resolve()) or Path(source).resolve().is_relative_to(destination)
-    if inside:
+    ends = [places.locate(address) for address in (source, destination)]
+    if not all(isinstance(end.filesystem, pyarrow.fs.LocalFileSystem) for end in ends):
+        return
+    left, right = (Path(end.path).resolve() for end in ends)
+    if left.is_relative_to(right) or right.is_relative_to(left):
         raise ValueError(f"{destination} and the source {source} lie in each other; give a folder beside it")
 
 
@@ -154,74 +183,6 @@ def _megabytes(count: int, image_bytes: int) -> float:
     return min(max(count * image_bytes / 1e6 / SHARDS_WANTED, low), high)
 
 
-def _watched(made: Iterable[Record], plan: Plan, done: dict[int, Record]) -> Iterator[Record]:
-    """The records as they come, with a bar on a terminal, and plain lines elsewhere."""
-    counts = {block["number"]: block["count"] for block in plan.blocks}
-    before = sum(counts[number] for number in done)
-    total, came, dropped, began = sum(counts.values()), 0, sum(len(record["dropped"]) for record in done.values()), time.monotonic()
-    last = began
-    bar = tqdm(total=total, initial=before, unit=" images", unit_scale=True, disable=not sys.stderr.isatty(), dynamic_ncols=True)
-    with bar:
-        for record in made:
-            came += counts[record["number"]]
-            dropped += len(record["dropped"])
-            bar.update(counts[record["number"]])
-            if dropped:
-                bar.set_postfix_str(f"{dropped} dropped", refresh=False)
-            now = time.monotonic()
-            if bar.disable and now - last >= LINE_EVERY_SECONDS:
-                last, speed = now, came / (now - began)
-                left = tqdm.format_interval((total - before - came) / speed)
-                print(f"{before + came}/{total} images  {speed:.0f} images/s  {dropped} dropped  eta {left}", file=sys.stderr, flush=True)
-            yield record
-
-
-def _summary(plan: Plan, about: dict[str, Any], *, made: int, seconds: float) -> str:
-    kept, size = about["count"], sum(shard["bytes"] for shard in about["shards"])
-    shape = f"{about['channels']}x{about['resolution']}x{about['resolution']}"
-    classes = f"{len(about['classes'])} classes" if about["labelled"] else "no labels"
-    lines = [
-        f"{kept} images {shape}, {classes}, in {len(about['shards'])} shards ({made} made now), {size / 1e6:.1f} MB",
-        f"time         {seconds:.1f} s" + (f", {about['found'] / seconds:.0f} images/s" if made == len(about["shards"]) else ""),
-    ]
-    for what, counts in (("dropped", about["dropped_by_reason"]), ("converted", about["converted"])):
-        if counts:
-            lines.append(f"{what:12} {', '.join(f'{count} {name}' for name, count in counts.items())}")
-    if about["other_files"]:
-        lines.append(f"passed over  {about['other_files']} files whose names are not those of images")
-    if kept:
-        lines += [
-            f"mean         {', '.join(f'{value:.4f}' for value in about['mean'])} of 1, standard deviation "
-            f"{', '.join(f'{value:.4f}' for value in about['standard_deviation'])}",
-            f"preview      {_inside(plan.place.address, state.PREVIEW)}",
-        ]
-    return "\n".join(lines)
-
-
-def _inside(address: str, name: str) -> str:
-    """A file's address: options of an object store come after it."""
-    folder, mark, options = address.partition("?") if "://" in address else (address, "", "")
-    return f"{folder.rstrip('/')}/{name}{mark}{options}"
-
-
-def _refusal(options: argparse.Namespace, about: dict[str, Any]) -> str:
-    dropped, found = about["dropped"], about["found"]
-    shown = [f"  {item['source']}: {item['detail']}" for item in dropped[:DROPPED_SHOWN]]
-    if len(dropped) > DROPPED_SHOWN:
-        shown.append(f"  and {len(dropped) - DROPPED_SHOWN} more")
-    reasons = about["dropped_by_reason"]
-    remedies = ["repair them"]
-    remedies += ["--resize lanczos"] if "other size" in reasons else []
-    remedies += ["--upscale"] if "too small" in reasons else []
-    remedies += [f"--max-dropped {-(-len(dropped) * 10_000 // found) / 10_000:g}"] if about["count"] else []
-    again = "; with --max-dropped the same shards are taken" if about["count"] else ""
-    return (
-        f"raygan prepare: {len(dropped)} of {found} images were dropped, more than --max-dropped {options.max_dropped:g}:\n"
-        + "\n".join(shown)
-        + f"\nAll of them are in {_inside(options.destination, state.REPORT)}. Not ready for training: {', or '.join(remedies)}{again}."
-    )
-
-
 def _fraction(text: str) -> float:
     value = float(text)
     if not 0.0 <= value < 1.0:
@@ -233,6 +194,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _megabytes_given(text: str) -> float:
+    value = float(text)
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no size; give a number of megabytes above 0")
     return value
 
 
@@ -249,18 +217,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-dropped", type=_fraction, default=0.0, metavar="FRACTION", help="how much may be dropped; more is an error, after the report"
     )
-    parser.add_argument("--image-column", default="image", metavar="NAME", help="of Parquet files")
+    parser.add_argument("--image-column", metavar="NAME", help="of Parquet files; `image` unless given")
     parser.add_argument("--label-column", metavar="NAME", help="of Parquet files; `label` where there is one")
     parser.add_argument("--root", metavar="FOLDER", help="where torchvision keeps its files")
     parser.add_argument("--download", action="store_true", help="let torchvision fetch them")
     parser.add_argument(
-        "--shard-megabytes", type=float, metavar="MB", help="of pixels in a shard; a 32nd of all, between 4 and 128, unless given"
+        "--shard-megabytes",
+        type=_megabytes_given,
+        metavar="MB",
+        help="of pixels in a shard; a 32nd of all, between 4 and 128, unless given",
     )
     parser.add_argument("--workers", type=_positive, metavar="N", help="tasks at once; one for each CPU unless given")
     parser.add_argument(
         "--ray", choices=("auto", "always", "never"), default="auto", help="auto: Ray Data takes over what is worth its start"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace another preparation in DST")
+    parser.add_argument("--overwrite", action="store_true", help="make all of DST anew, also if it holds another preparation")
     return parser
 
 

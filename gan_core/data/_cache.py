@@ -1,9 +1,9 @@
 """Decoded images on disk: written once under a lock, complete or absent, memory-mapped by every worker of a node."""
 
 import json
+import math
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +34,24 @@ class Stored(NamedTuple):
 
 def folder(cache_dir: str | None) -> Path:
     """Where caches lie: `cache_dir`, else $RAYGAN_CACHE, else ~/.cache/raygan."""
-    return Path(cache_dir or os.environ.get("RAYGAN_CACHE") or "~/.cache/raygan").expanduser()
+    try:
+        return Path(cache_dir or require_local(os.environ.get("RAYGAN_CACHE") or "~/.cache/raygan")).expanduser()
+    except ValueError as error:
+        raise ValueError(f"$RAYGAN_CACHE: {error}") from None
+
+
+def require_local(path: str) -> str:
+    """The path, if it is one of this machine: an address would become a folder named `s3:`.
+
+    Raises:
+        ValueError: it is an address.
+    """
+    if "://" in path:
+        raise ValueError(
+            f"an address, at {path.partition('://')[0]}://, and only folders of this machine can be used here: caches are mapped into "
+            f"memory, and images of an object store are read from Parquet files (data.name=parquet; `raygan prepare` makes them)"
+        )
+    return path
 
 
 def stamps_of(files: Sequence[Path]) -> list[Stamp]:
@@ -63,12 +80,22 @@ class Entry:
         self.folder = folder
 
     def is_complete(self) -> bool:
-        return (self.folder / "manifest.json").is_file()
+        """Whether all is there, and as large as it was written: a disk's failure may have cut it."""
+        try:
+            manifest = json.loads((self.folder / "manifest.json").read_text())
+            sizes = {name: (self.folder / name).stat().st_size for name in ("images.bin", "labels.bin")}
+        except (OSError, ValueError):
+            return False
+        count = manifest["count"]
+        return sizes == {"images.bin": count * math.prod(manifest["shape"]), "labels.bin": 8 * count * manifest["labelled"]}
 
     @contextmanager
     def writer(self, channels: int, resolution: int) -> Iterator["Writer"]:
         """A writer whose files appear all at once, when the block ends without an error."""
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.folder.parent))
+        temporary = self.folder.parent / f".writing-{self.folder.name}"
+        for left in (temporary, self.folder):  # by a process that was killed; incomplete
+            shutil.rmtree(left, ignore_errors=True)
+        temporary.mkdir()
         try:
             with (temporary / "images.bin").open("wb") as images:
                 writer = Writer(temporary, images, (channels, resolution, resolution))

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from gan_core.data._budget import Budget
+
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
@@ -36,14 +38,19 @@ PALETTE_MODES = {"P", "PA"}
 COLOUR_SPACES = {"CMYK", "YCbCr", "LAB", "HSV"}
 TWO_BYTES = {"PNG", "TIFF"}
 SEVERAL_FRAMES = {"GIF", "PNG", "TIFF", "WEBP"}
-LARGEST_PIXELS = 2 * 89_478_485  # above it Pillow refuses to decode: a decompression bomb
+# A decompression bomb is larger. Of an image with that many, 9 bytes a pixel are in memory for a moment: 1.2 GB.
+LARGEST_PIXELS = 2**27
+PIXELS_IN_FLIGHT = LARGEST_PIXELS  # of all images that threads of this process decode at once
+SMALL_PIXELS = 2**22  # images that are not counted among them
+BAND_PIXELS = 2**20
 LARGEST_BYTES = 2**30
 ORIENTATION = 0x0112
 
 # Why an image is dropped.
 EMPTY, FOREIGN, DAMAGED, DEEP, TOO_LARGE = "empty", "not an image", "damaged", "unbounded values", "too large"
 OTHER_SIZE, TOO_SMALL, UNREADABLE, NO_LABEL, LINK = "other size", "too small", "unreadable", "no label", "broken link"
-REASONS = (EMPTY, FOREIGN, DAMAGED, DEEP, TOO_LARGE, OTHER_SIZE, TOO_SMALL, UNREADABLE, NO_LABEL, LINK)
+REPLACED = "replaced"
+REASONS = (EMPTY, FOREIGN, DAMAGED, DEEP, TOO_LARGE, OTHER_SIZE, TOO_SMALL, UNREADABLE, NO_LABEL, LINK, REPLACED)
 # What was changed in an image that is kept.
 CONVERSIONS = (
     "transparent",
@@ -116,9 +123,12 @@ def quietly() -> Iterator[None]:
         yield
 
 
+_in_flight = Budget(PIXELS_IN_FLIGHT)
+
+
 def size_of(content: Content) -> tuple[int, int, int]:
     """Width, height and channels (1 for grey, else 3), of an image that decodes, when it is upright."""
-    image, _ = _plain(content)
+    image, _ = _plain(_opened(content))
     return image.width, image.height, 1 if image.mode in GREY_MODES else 3
 
 
@@ -131,7 +141,16 @@ def decode(content: Content, layout: Layout) -> Decoded:
         CorruptImageError: it cannot be decoded.
         SizeError: it has another size and `layout.resize` is `never`, or is smaller and `layout.upscale` is false.
     """
-    image, conversions = _plain(content)
+    image = _opened(content)
+    pixels = image.width * image.height
+    if pixels <= SMALL_PIXELS:
+        return _decoded(image, layout)
+    with _in_flight.take(pixels):
+        return _decoded(image, layout)
+
+
+def _decoded(image: Image.Image, layout: Layout) -> Decoded:
+    image, conversions = _plain(image)
     mode = "L" if layout.channels == 1 else "RGB"
     if image.mode != mode:
         if (image.mode in GREY_MODES) == (layout.channels == 3):
@@ -149,12 +168,9 @@ def decode(content: Content, layout: Layout) -> Decoded:
     return Decoded(pixels[None] if layout.channels == 1 else pixels.transpose(2, 0, 1), conversions)
 
 
-def _plain(content: Content) -> tuple[Image.Image, tuple[str, ...]]:
+def _plain(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """The first frame, upright, opaque, and of mode 1, L or RGB; with the conversions that this took."""
-    if isinstance(content, CorruptImageError):
-        raise content
     try:
-        image = content if isinstance(content, Image.Image) else _opened(content)
         conversions: tuple[str, ...] = ()
         deep = image.mode.startswith("I;16") or (
             isinstance(image, ImageFile.ImageFile) and image.format in TWO_BYTES and image.mode != "L" and _has_two_byte_channels(image)
@@ -174,14 +190,33 @@ def _plain(content: Content) -> tuple[Image.Image, tuple[str, ...]]:
         return _opaque(image, conversions)
     except CorruptImageError:
         raise
+    except Exception as error:
+        raise _damaged(error) from None
+
+
+def _damaged(error: Exception) -> CorruptImageError:
+    """For errors of many kinds, of a decoder that reads hostile bytes. The image is counted, and shown."""
+    return CorruptImageError(DAMAGED, f"cannot be decoded ({str(error).split(' <')[0] or type(error).__name__})")
+
+
+def _opened(content: Content) -> Image.Image:
+    """The image, its header read, and not too large to be decoded."""
+    if isinstance(content, CorruptImageError):
+        raise content
+    try:
+        image = content if isinstance(content, Image.Image) else _by_first_bytes(content)
+    except CorruptImageError:
+        raise
     except Image.DecompressionBombError:
         raise CorruptImageError(TOO_LARGE, f"has more than {LARGEST_PIXELS} pixels") from None
-    except Exception as error:  # of many kinds: a decoder that reads hostile bytes. The image is counted, and shown
-        raise CorruptImageError(DAMAGED, f"cannot be decoded ({str(error).split(' <')[0] or type(error).__name__})") from None
+    except Exception as error:
+        raise _damaged(error) from None
+    if image.width * image.height > LARGEST_PIXELS:
+        raise CorruptImageError(TOO_LARGE, f"has more than {LARGEST_PIXELS} pixels")
+    return image
 
 
-def _opened(encoded: bytes | None) -> Image.Image:
-    """The image, its header read."""
+def _by_first_bytes(encoded: bytes | None) -> Image.Image:
     if not encoded:
         raise CorruptImageError(EMPTY, "no bytes")
     if len(encoded) > LARGEST_BYTES:
@@ -221,7 +256,7 @@ def _reduced(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image)
-    return Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))
+    return Image.fromarray((values >> 8).astype(np.uint8))
 
 
 def _opaque(image: Image.Image, conversions: tuple[str, ...]) -> tuple[Image.Image, tuple[str, ...]]:
@@ -232,15 +267,26 @@ def _opaque(image: Image.Image, conversions: tuple[str, ...]) -> tuple[Image.Ima
     if image.mode in COLOUR_SPACES:
         conversions += ("colour space",)
     if image.mode in ALPHA_MODES or "transparency" in image.info:
-        colours = image.convert("RGBA")
-        if colours.getchannel("A").getextrema() != (255, 255):
-            white = Image.new("RGBA", image.size, "white")
-            white.alpha_composite(colours)
-            colours, conversions = white, (*conversions, "transparent")
-        image = colours.convert("RGB")
+        image, shows = _on_white(image)
+        conversions += ("transparent",) if shows else ()
     elif image.mode != "RGB" and not grey:
         image = image.convert("RGB")
     return (image.convert("L") if grey else image), conversions
+
+
+def _on_white(image: Image.Image) -> tuple[Image.Image, bool]:
+    """In RGB on white, and whether any of that shows. In bands of rows, because alpha takes three more copies of what is laid."""
+    laid, shows = Image.new("RGB", image.size), False
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        part = image if rows >= image.height else image.crop((0, top, image.width, min(top + rows, image.height)))
+        band = part.convert("RGBA")
+        if band.getchannel("A").getextrema() != (255, 255):
+            white = Image.new("RGBA", band.size, "white")
+            white.alpha_composite(band)
+            band, shows = white, True
+        laid.paste(band.convert("RGB"), (0, top))
+    return laid, shows
 
 
 def _resized(image: Image.Image, layout: Layout) -> Image.Image:

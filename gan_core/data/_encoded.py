@@ -10,11 +10,16 @@ from pydantic import AfterValidator
 
 from gan_core.data import _cache
 from gan_core.data._decode import CorruptImageError, Decoded, Layout, Row, SizeError, decode, quietly, size_of
-from gan_core.data._tables import Stamp
+from gan_core.data._tables import Stamp, without_secrets
 
-LocalPath = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
+
+def _local(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(_cache.require_local(path)))
+
+
+LocalPath = Annotated[str, AfterValidator(_local)]
 # Addresses such as s3://bucket/folder stay as they are.
-AnyPath = Annotated[str, AfterValidator(lambda path: path if "://" in path else os.path.abspath(os.path.expanduser(path)))]
+AnyPath = Annotated[str, AfterValidator(lambda path: without_secrets(path) if "://" in path else _local(path))]
 Resize = Literal["never", "nearest", "box", "bilinear", "bicubic", "lanczos"]
 ROWS_SHOWN = 10
 

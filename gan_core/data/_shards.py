@@ -14,16 +14,16 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gan_core.data._tables import Place, Stamp
+from gan_core.data._tables import LARGEST_CLASSES, Place, Stamp
 
 MANIFEST = "dataset.json"
 UNFINISHED = "preparing.json"  # there while the shards are made
 FORMAT = "raygan images"
-VERSION = 1
+VERSION = 2
 LARGEST_MANIFEST_BYTES = 2**30
 ROW_GROUP_BYTES = 2**22
 COMPRESSION_LEVEL = 1
-SHARD_NAME = re.compile(r"part-\d{5,9}\.parquet", re.ASCII)
+SHARD_NAME = re.compile(r"part-[0-9]{5,9}\.parquet")  # pydantic's engine takes the digits of all scripts for \d
 
 
 def shard_name(number: int) -> str:
@@ -46,11 +46,11 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     format: Literal["raygan images"]
-    version: Literal[1]
+    version: Literal[2]
     resolution: Annotated[int, Field(gt=0, le=2**16)]
     channels: Literal[1, 3]
     labelled: bool
-    classes: list[str]
+    classes: Annotated[list[str], Field(max_length=LARGEST_CLASSES)]
     count: Annotated[int, Field(gt=0)]
     shards: list[Shard]
     content_hash: str
@@ -61,9 +61,9 @@ class Manifest(BaseModel):
         return self.channels * self.resolution**2
 
 
-def content_hash(*, channels: int, resolution: int, labelled: bool, shard_hashes: list[str]) -> str:
-    """The name of the whole content: of its shape, and of the shards in their order."""
-    return sha256(json.dumps([FORMAT, VERSION, channels, resolution, labelled, shard_hashes]).encode()).hexdigest()
+def content_hash(*, channels: int, resolution: int, labelled: bool, classes: list[str], shard_hashes: list[str]) -> str:
+    """The name of the whole content: of its shape, the names of its classes, and the shards in their order; so also of how it was cut."""
+    return sha256(json.dumps([FORMAT, VERSION, channels, resolution, labelled, classes, shard_hashes]).encode()).hexdigest()
 
 
 class Digest:
@@ -155,11 +155,17 @@ def read_manifest(place: Place) -> Manifest | None:
 
 def _require_agreement(place: Place, manifest: Manifest) -> None:
     hashes = [shard.sha256 for shard in manifest.shards]
-    expected = content_hash(channels=manifest.channels, resolution=manifest.resolution, labelled=manifest.labelled, shard_hashes=hashes)
+    expected = content_hash(
+        channels=manifest.channels,
+        resolution=manifest.resolution,
+        labelled=manifest.labelled,
+        classes=manifest.classes,
+        shard_hashes=hashes,
+    )
     for wrong, what in (
         (sum(shard.count for shard in manifest.shards) != manifest.count, "its shards do not have as many images as it says"),
         (len({shard.file for shard in manifest.shards}) != len(manifest.shards), "it names a shard twice"),
-        (expected != manifest.content_hash, "its content hash is not that of its shards"),
+        (expected != manifest.content_hash, "its content hash is not that of its shards and classes"),
     ):
         if wrong:
             raise ValueError(f"data.path: {MANIFEST} of {place.address} disagrees with itself: {what}; prepare the data set again")

@@ -1,7 +1,9 @@
 """Encoded images in Parquet files: finding the files and columns, and reading rows. Needs no PyTorch."""
 
 import json
+import re
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -11,6 +13,8 @@ import pyarrow.parquet as pq
 from gan_core.data._decode import Row
 
 ROWS_AT_ONCE = 1024
+SECRET = re.compile(r"[^:/]+://[^/@:]*:(?!\d+(/|$))[^@]*@")  # user:password@, also with a / in the password, but not host:port
+LARGEST_CLASSES = 1_000_000  # one label of 40,000,000 would make as many classes
 
 
 class Place(NamedTuple):
@@ -50,6 +54,20 @@ class Part(NamedTuple):
     group_first: int
     first: int
     stop: int
+
+
+def without_secrets(address: str) -> str:
+    """The address, which is logged and published: it may not hold a password, nor a key for one.
+
+    Raises:
+        ValueError: it does. The message does not repeat it.
+    """
+    if SECRET.match(address):
+        raise ValueError(
+            f"the address at {address.partition('://')[0]}:// holds a user and password, and addresses are logged; give them in "
+            f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or as the object store's own variables or files"
+        )
+    return address
 
 
 def locate(address: str) -> Place:
@@ -142,31 +160,88 @@ def class_names(metadata: Any, label: str | None) -> list[str]:
     return list(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
+def require_labels(place: Place, files: list[Stamp], metadata: list[Any], label: str | None) -> None:
+    """Check the bounds of the labels by the statistics that files have of them, before any image is decoded; `read_rows` checks all.
+
+    Raises:
+        ValueError: one is too large.
+    """
+    of_file = {file.path: one for file, one in zip(files, metadata, strict=True)}
+    for part in row_groups(files, metadata):
+        group = of_file[part.file].row_group(part.group)
+        columns = (group.column(number) for number in range(group.num_columns))
+        known = next((column.statistics for column in columns if column.path_in_schema == label), None)
+        if known is not None and known.has_min_max and known.max >= LARGEST_CLASSES:
+            with place.filesystem.open_input_file(part.file) as stream:
+                labels = pq.ParquetFile(stream).read_row_group(part.group, columns=[label]).column(0).to_pylist()
+            _require_small(labels, part.file.rpartition("/")[2], part.first)
+
+
+def _require_small(labels: list[int | None], file: str, first: int) -> None:
+    for number, label in enumerate(labels, first):
+        if label is not None and label >= LARGEST_CLASSES:
+            raise ValueError(
+                f"{file} row {number}: label {label}, and labels are numbers of classes, from 0 to at most {LARGEST_CLASSES - 1}; "
+                f"number the classes 0, 1, ..., or name another column"
+            )
+
+
 def row_groups(files: list[Stamp], metadata: list[Any]) -> list[Part]:
-    """Every row group of every file, whole."""
+    """Every row group of every file, whole; without empty ones."""
     parts = []
     for file, one in zip(files, metadata, strict=True):
         first = 0
         for group in range(one.num_row_groups):
             stop = first + one.row_group(group).num_rows
-            parts.append(Part(file.path, group, first, first, stop))
+            if stop > first:
+                parts.append(Part(file.path, group, first, first, stop))
             first = stop
     return parts
 
 
-def read_rows(filesystem: Any, part: Part, columns: Columns) -> Iterator[list[Row]]:
-    """The rows of a part, in chunks."""
-    names = [columns.image] + ([columns.label] if columns.label else [])
-    shown = part.file.rpartition("/")[2]
-    number = part.group_first
-    with filesystem.open_input_file(part.file) as stream:
-        for batch in pq.ParquetFile(stream).iter_batches(ROWS_AT_ONCE, row_groups=[part.group], columns=names):
-            start, stop = max(part.first - number, 0), min(part.stop - number, len(batch))
+class Reading:
+    """A row group of a file that is open, read from its start once: parts of it are asked for in their order."""
+
+    def __init__(self, filesystem: Any, part: Part, columns: Columns) -> None:
+        self._file, self._columns = part.file.rpartition("/")[2], columns
+        self._stream = filesystem.open_input_file(part.file)
+        names = [columns.image] + ([columns.label] if columns.label else [])
+        self._batches = pq.ParquetFile(self._stream).iter_batches(ROWS_AT_ONCE, row_groups=[part.group], columns=names)
+        self._batch: Any = None
+        self.first = part.group_first  # the row that comes next, or one of the same batch before it
+
+    def rows(self, part: Part) -> Iterator[list[Row]]:
+        """The rows of a part, in chunks.
+
+        Raises:
+            ValueError: a label is too large, or rows are missing.
+        """
+        while self.first < part.stop:
+            if self._batch is None:
+                self._batch = next(self._batches, None)
+                if self._batch is None:
+                    raise ValueError(f"{self._file} has fewer rows than it says; it is damaged")
+            length = len(self._batch)
+            start, stop = max(part.first - self.first, 0), min(part.stop - self.first, length)
             if start < stop:
-                yield _chunk(batch.slice(start, stop - start), columns, shown, number + start)
-            number += len(batch)
-            if number >= part.stop:
-                return
+                yield _chunk(self._batch.slice(start, stop - start), self._columns, self._file, self.first + start)
+            if self.first + length > part.stop:
+                return  # the rest belongs to another part
+            self.first, self._batch = self.first + length, None
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._stream.close()
+
+
+def read_rows(filesystem: Any, part: Part, columns: Columns) -> Iterator[list[Row]]:
+    """The rows of a part, in chunks.
+
+    Raises:
+        ValueError: a label is too large.
+    """
+    with closing(Reading(filesystem, part, columns)) as reading:
+        yield from reading.rows(part)
 
 
 def _chunk(batch: Any, columns: Columns, file: str, number: int) -> list[Row]:
@@ -174,4 +249,6 @@ def _chunk(batch: Any, columns: Columns, file: str, number: int) -> list[Row]:
     if columns.nested:
         cells = [cell and cell["bytes"] for cell in cells]
     labels = batch.column(columns.label).to_pylist() if columns.label else [-1] * len(cells)
+    if columns.label:
+        _require_small(labels, file, number)
     return [Row(f"{file} row {number + i}", *row) for i, row in enumerate(zip(cells, labels, strict=True))]

@@ -39,8 +39,8 @@ def load(
     such rows is an error. The cache lies in `cache_dir`, else in $RAYGAN_CACHE, else in ~/.cache/raygan.
 
     Raises:
-        ValueError: nothing at `path`, no rows, no usable image column, sizes that `resize` does not allow, too many corrupt rows; a
-            prepared data set that is damaged, or was prepared otherwise than the settings say.
+        ValueError: nothing at `path`, no rows, no usable image column, sizes that `resize` does not allow, too many corrupt rows, a
+            label of 1,000,000 or more; a prepared data set that is damaged, or was prepared otherwise than the settings say.
     """
     place = _tables.locate(path)
     manifest = _shards.read_manifest(place)
@@ -58,6 +58,7 @@ def load(
                 raise ValueError(f"data.{key}: {path} was prepared with {key} {there}, given {given}; leave it out, or prepare it again")
         return _prepared(place, manifest, files, cache_dir)
     columns, metadata = _tables.find_columns(place, files, image_column, label_column)
+    _tables.require_labels(place, files, metadata, columns.label)
 
     def rows() -> Iterator[list[Row]]:
         for part in _tables.row_groups(files, metadata):

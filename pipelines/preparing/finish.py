@@ -15,7 +15,7 @@ from gan_core.data import _shards
 from gan_core.data._tables import Place
 from pipelines.preparing import places
 from pipelines.preparing.shard import EXAMPLES_OF_A_CLASS, Record
-from pipelines.preparing.state import PREVIEW, REPORT
+from pipelines.preparing.state import PREVIEW, REPORT, require_owner
 
 SIDE_BY_SIDE = 8
 TILE_PIXELS = (56, 256)  # smaller images are enlarged by a whole number, larger ones reduced
@@ -52,7 +52,11 @@ def describe(records: list[Record], settings: dict[str, Any], found: Found) -> d
         "classes": classes,
         "count": count,
         "content_hash": _shards.content_hash(
-            channels=channels, resolution=resolution, labelled=found.labelled, shard_hashes=[record["sha256"] for record in records]
+            channels=channels,
+            resolution=resolution,
+            labelled=found.labelled,
+            classes=classes,
+            shard_hashes=[record["sha256"] for record in records],
         ),
         "mean": mean,
         "standard_deviation": deviation,
@@ -89,16 +93,23 @@ def _moments(records: list[Record], channels: int, pixels: int) -> tuple[list[fl
     return means, deviations
 
 
-def keep(place: Place, about: dict[str, Any], records: list[Record], *, accepted: bool) -> None:
-    """Write the preview and the description; as dataset.json, with which training takes the data set, only if it is `accepted`."""
+def keep(place: Place, about: dict[str, Any], records: list[Record], *, accepted: bool, owner: str) -> None:
+    """Write the preview and the description; as dataset.json, with which training takes the data set, only if it is `accepted`.
+
+    Raises:
+        RuntimeError: another call has begun there, or a shard is not as it was written.
+    """
     content = json.dumps(about, indent=1).encode()
     if about["count"]:
         places.write(place, PREVIEW, preview(place, about, records))
-    places.write(place, _shards.MANIFEST if accepted else REPORT, content)
     there = places.sizes(place)
+    changed = [record["file"] for record in records if there.get(record["file"]) != record["bytes"]]
+    if changed:
+        raise RuntimeError(f"{changed[0]} of {place.address} is not as it was written; does another `raygan prepare` write there?")
+    require_owner(place, owner)
+    places.write(place, _shards.MANIFEST if accepted else REPORT, content)
+    # Without dataset.json, preparing.json stays: training tells by it what the folder is.
     places.delete(place, [name for name in ([_shards.UNFINISHED, REPORT] if accepted else [_shards.MANIFEST]) if name in there])
-    if not accepted and _shards.UNFINISHED not in there:
-        places.write(place, _shards.UNFINISHED, json.dumps({"settings": about["settings"]}, indent=1).encode())
 
 
 def preview(place: Place, about: dict[str, Any], records: list[Record]) -> bytes:

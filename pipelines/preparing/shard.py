@@ -9,7 +9,7 @@ import numpy as np
 from gan_core.data import _shards
 from gan_core.data._decode import NO_LABEL, CorruptImageError, Layout, SizeError, decode, quietly
 from pipelines.preparing import places, sources
-from pipelines.preparing.sources import Block, Request
+from pipelines.preparing.inventory import Block, Request
 
 Record = dict[str, Any]
 PIXELS_AT_ONCE = 2**16  # in a core's cache

@@ -3,52 +3,17 @@
 A block is plain data that a task anywhere can read again, and a function of the source and the settings alone.
 """
 
-import importlib
-import stat
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from hashlib import sha256
-from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path, PurePath
+from typing import Any
 
 from gan_core.data import _listing, _tables
-from gan_core.data._decode import LARGEST_BYTES, TOO_LARGE, UNREADABLE, CorruptImageError, Row
-
-Block = dict[str, Any]
-TORCHVISION = "torchvision:"
-# For each of torchvision's classes: its splits, and how one is asked for.
-SPLITS: dict[str, dict[str, dict[str, Any]]] = {
-    **{name: {"train": {"train": True}, "test": {"train": False}} for name in ("MNIST", "FashionMNIST", "CIFAR10")},
-    "CelebA": {name: {"split": name, "target_type": []} for name in ("train", "valid", "test", "all")},
-}
-
-
-class Request(NamedTuple):
-    """The source as the user gave it: `path`, columns of Parquet files, and where torchvision's files are or shall be."""
-
-    path: str
-    image_column: str
-    label_column: str | None
-    root: str | None
-    download: bool
-
-
-class Inventory(NamedTuple):
-    """What a source holds: `total` images in `units`, each (number of images, what to read), that blocks are put together from.
-
-    `identity` changes with the content. `unusable` are images that cannot even be listed: place, reason, detail. `others` files are no
-    images by name. `whole` units are not cut where they are small. `classes` are names, None where only the labels know.
-    """
-
-    kind: str
-    total: int
-    units: list[tuple[int, Any]]
-    identity: str
-    labelled: bool
-    classes: list[str] | None
-    unusable: list[tuple[str, str, str]]
-    others: int
+from gan_core.data._decode import Row
+from pipelines.preparing import archives, torchvision_sets
+from pipelines.preparing.inventory import Block, Inventory, Request, identity_of
+from pipelines.preparing.torchvision_sets import TORCHVISION
 
 
 def take_inventory(request: Request) -> Inventory:
@@ -58,7 +23,7 @@ def take_inventory(request: Request) -> Inventory:
         ValueError: nothing that can be prepared.
     """
     if request.path.startswith(TORCHVISION):
-        return _torchvision_inventory(request)
+        return torchvision_sets.take_inventory(request)
     if "://" in request.path:
         return _parquet_inventory(request)
     path = Path(request.path)
@@ -67,7 +32,7 @@ def take_inventory(request: Request) -> Inventory:
     if path.is_dir():
         return _parquet_inventory(request) if _holds_parquet(path) else _folder_inventory(path)
     if zipfile.is_zipfile(path):
-        return _zip_inventory(path)
+        return archives.take_inventory(path)
     if path.suffix == ".parquet":
         return _parquet_inventory(request)
     raise ValueError(f"{path} is no folder, zip archive or Parquet file; unpack it, and give the folder")
@@ -109,14 +74,10 @@ def read(kind: str, request: Request, labelling: dict[str, Any], block: Block) -
 
 def labelling_of(inventory: Inventory, request: Request) -> dict[str, Any]:
     """What the reader of a block needs to know of the whole source."""
-    return {"classes": inventory.classes if inventory.labelled and inventory.kind in ("folder", "zip") else []}
-
-
-def _identity(stamps: list[tuple[str, int, int]]) -> str:
-    digest = sha256()
-    for stamp in stamps:
-        digest.update(repr(stamp).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+    return {
+        "classes": inventory.classes if inventory.labelled and inventory.kind in ("folder", "zip") else [],
+        "identity": inventory.identity,
+    }
 
 
 def _holds_parquet(folder: Path) -> bool:
@@ -135,7 +96,7 @@ def _folder_inventory(root: Path) -> Inventory:
         units.append((1, place.as_posix()))
     unusable = [(_listing.printable(place), why.reason, str(why)) for place, why in listing.unusable]
     classes = _listing.classes_of(listing.places)
-    return Inventory("folder", len(units), units, _identity(stamps), bool(classes), classes, unusable, listing.others)
+    return Inventory("folder", len(units), units, identity_of(stamps), bool(classes), classes, unusable, listing.others)
 
 
 def _read_folder(request: Request, labelling: dict[str, Any], block: Block) -> Iterator[Row]:
@@ -146,64 +107,12 @@ def _read_folder(request: Request, labelling: dict[str, Any], block: Block) -> I
         yield Row(_listing.printable(place), _listing.read(root / place), label)
 
 
-def _zip_inventory(path: Path) -> Inventory:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise ValueError(f"{path} is not a readable zip archive ({error})") from None
-    named = [(PurePosixPath(member.filename), member) for member in members]
-    shown = [(place, member) for place, member in named if not _listing.is_hidden(place)]
-    images = sorted(((place, member) for place, member in shown if _listing.is_image(place)), key=lambda item: item[0])
-    if not images:
-        raise ValueError(f"the archive {path} holds no image files ({', '.join(_listing.SUFFIXES)})")
-    places = _below_common_folder([place for place, _ in images])
-    units = [(1, [member.filename, place.parts[0]]) for place, (_, member) in zip(places, images, strict=True)]
-    status = path.stat()
-    identity = _identity([(path.name, status.st_size, status.st_mtime_ns)])
-    classes = _listing.classes_of(places)
-    return Inventory("zip", len(units), units, identity, bool(classes), classes, [], len(shown) - len(images))
-
-
-def _below_common_folder(places: list[PurePosixPath]) -> list[PurePosixPath]:
-    """Without the folders that all of them lie in: archives often hold one, which is no class."""
-    while all(len(place.parts) > 1 for place in places) and len({place.parts[0] for place in places}) == 1:
-        places = [PurePosixPath(*place.parts[1:]) for place in places]
-    return places
-
-
-@lru_cache(maxsize=1)
-def _archive(path: str, size: int, modified: int) -> zipfile.ZipFile:
-    """Once in a process: the list of a large archive's members takes seconds."""
-    return zipfile.ZipFile(path)
-
-
-def _read_zip(request: Request, labelling: dict[str, Any], block: Block) -> Iterator[Row]:
-    status = Path(request.path).stat()
-    archive = _archive(request.path, status.st_size, status.st_mtime_ns)
-    numbers = {name: number for number, name in enumerate(labelling["classes"])}
-    for name, folder in block["units"]:
-        yield Row(_listing.printable(PurePosixPath(name)), _member(archive, name), numbers[folder] if numbers else -1)
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> bytes | CorruptImageError:
-    """A member's bytes; not more than are allowed, whatever its header says."""
-    try:
-        mode = archive.getinfo(name).external_attr >> 16
-        if stat.S_ISLNK(mode):
-            return CorruptImageError(UNREADABLE, "is a link in an archive")
-        with archive.open(name) as stream:
-            content = stream.read(LARGEST_BYTES + 1)
-    except Exception as error:  # an archive is hostile bytes too: a wrong checksum, a password, a method that nobody knows
-        return CorruptImageError(UNREADABLE, f"cannot be unpacked ({str(error) or type(error).__name__})")
-    return CorruptImageError(TOO_LARGE, f"has more than {LARGEST_BYTES} bytes") if len(content) > LARGEST_BYTES else content
-
-
 def _parquet_inventory(request: Request) -> Inventory:
     place = _tables.locate(request.path)
     try:
         files = _tables.parquet_files(place)
         columns, metadata = _tables.find_columns(place, files, request.image_column, request.label_column)
+        _tables.require_labels(place, files, metadata, columns.label)
     except ValueError as error:  # of training's words, this command's
         words = str(error).replace("data.path: ", "").replace("data.image_column", "--image-column")
         raise ValueError(words.replace("data.label_column", "--label-column")) from None
@@ -214,7 +123,7 @@ def _parquet_inventory(request: Request) -> Inventory:
         "parquet",
         count,
         units,
-        _identity([(file.path, file.size, file.modified) for file in files]),
+        identity_of([(file.path, file.size, file.modified) for file in files]),
         columns.label is not None,
         names,
         [],
@@ -223,12 +132,33 @@ def _parquet_inventory(request: Request) -> Inventory:
 
 
 def _read_parquet(request: Request, labelling: dict[str, Any], block: Block) -> Iterator[Row]:
-    place = _tables.locate(request.path)
     for unit in block["units"]:
         part = _tables.Part(*unit)
-        columns = _columns(request, part.file)
-        for rows in _tables.read_rows(place.filesystem, part, columns):
-            yield from rows
+        try:
+            for rows in _reading_of(request, labelling["identity"], part).rows(part):
+                yield from rows
+        except Exception:
+            _let_go()  # its file may be readable when it is opened again
+            raise
+
+
+_readings: dict[Any, _tables.Reading] = {}  # the last one of this process
+
+
+def _reading_of(request: Request, identity: str, part: _tables.Part) -> _tables.Reading:
+    """The row group, where an earlier block of this process left it: cut into many, it would be read from its start for each."""
+    columns = _columns(request, part.file)
+    key = (identity, request.path, part.file, part.group, columns)
+    found = _readings.get(key)
+    if found is None or found.first > part.first:
+        _let_go()
+        found = _readings[key] = _tables.Reading(_tables.locate(request.path).filesystem, part, columns)
+    return found
+
+
+def _let_go() -> None:
+    while _readings:
+        _readings.popitem()[1].close()
 
 
 @lru_cache(maxsize=1024)
@@ -237,71 +167,9 @@ def _columns(request: Request, file: str) -> _tables.Columns:
     return _tables.find_columns(place, [_tables.Stamp(file, 0, 0)], request.image_column, request.label_column)[0]
 
 
-def _torchvision_inventory(request: Request) -> Inventory:
-    name, _ = _torchvision_name(request)
-    data = _torchvision(request)
-    units = [(1, number) for number in range(len(data))]
-    root = Path(request.root or "")
-    stamps = []
-    for file in sorted(file for folder in _folders_of(name, root) for file in folder.rglob("*") if file.is_file()):
-        status = file.stat()
-        stamps.append((file.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
-    labelled = name != "CelebA"
-    return Inventory("torchvision", len(data), units, _identity(stamps), labelled, list(data.classes) if labelled else [], [], 0)
-
-
-def _folders_of(name: str, root: Path) -> list[Path]:
-    """Where torchvision keeps the files of a data set."""
-    return [root / {"CIFAR10": "cifar-10-batches-py", "CelebA": "celeba"}.get(name, name)]
-
-
-def _torchvision_name(request: Request) -> tuple[str, str]:
-    """The data set and its split.
-
-    Raises:
-        ValueError: there is no such data set or split, or no folder is given.
-    """
-    name, _, split = request.path.removeprefix(TORCHVISION).partition(":")
-    if name not in SPLITS:
-        raise ValueError(f"unknown data set {TORCHVISION}{name}; choices: {', '.join(TORCHVISION + known for known in SPLITS)}")
-    split = split or "train"
-    if split not in SPLITS[name]:
-        raise ValueError(f"{TORCHVISION}{name} has no split '{split}'; its splits: {', '.join(SPLITS[name])}")
-    if request.root is None:
-        raise ValueError(f"--root: {request.path} needs the folder where torchvision keeps its files")
-    return name, split
-
-
-@lru_cache(maxsize=1)
-def _torchvision(request: Request) -> Any:
-    """The data set, once in a process.
-
-    Raises:
-        ValueError: its files are not there, or damaged.
-    """
-    name, split = _torchvision_name(request)
-    datasets = importlib.import_module("torchvision.datasets")  # it takes seconds
-    try:
-        return getattr(datasets, name)(request.root, download=request.download, **SPLITS[name][split])
-    except (RuntimeError, OSError, ValueError) as error:
-        hint = "" if request.download else "; --download fetches them"
-        raise ValueError(f"torchvision cannot load {name} from {request.root} ({error}){hint}") from None
-
-
-def _read_torchvision(request: Request, labelling: dict[str, Any], block: Block) -> Iterator[Row]:
-    data = _torchvision(request._replace(download=False))
-    shown = request.path.removeprefix(TORCHVISION).replace(":", " ")
-    for number in block["units"]:
-        try:
-            image, target = data[number]
-        except OSError as error:  # CelebA's images are files
-            image, target = CorruptImageError(UNREADABLE, f"cannot be read ({error})"), -1
-        yield Row(f"{shown} {number}", image, target if isinstance(target, int) else -1)
-
-
 READERS: dict[str, Callable[[Request, dict[str, Any], Block], Iterator[Row]]] = {
     "folder": _read_folder,
-    "zip": _read_zip,
+    "zip": archives.read,
     "parquet": _read_parquet,
-    "torchvision": _read_torchvision,
+    "torchvision": torchvision_sets.read,
 }

@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from pipelines.preparing import shard
+from pipelines.preparing.inventory import Block
 from pipelines.preparing.shard import Job, Record
-from pipelines.preparing.sources import Block
 
 RayUse = Literal["auto", "always", "never"]
 WORTH_SECONDS = 30.0  # of work that is left: about five times Ray's start and end
@@ -46,8 +46,9 @@ def records(blocks: list[Block], job: Job, *, workers: int | None, ray: RayUse) 
             return
         cluster: _RayData | None = None
         waiting, rest, began = deque(blocks), list[Block](), 0.0
-        here = _inline if workers == 1 or len(blocks) == 1 else _processes
-        for done, record in enumerate(here(waiting, job, workers or os.cpu_count() or 1)):
+        tasks = min(workers or os.cpu_count() or 1, len(blocks))
+        here = _inline if tasks == 1 else _processes
+        for done, record in enumerate(here(waiting, job, tasks)):
             yield record
             began = began or time.monotonic()  # from the first record: before it processes start
             elapsed = time.monotonic() - began
@@ -71,23 +72,23 @@ def _inline(waiting: deque[Block], job: Job, workers: int) -> Iterator[Record]:
 
 def _processes(waiting: deque[Block], job: Job, workers: int) -> Iterator[Record]:
     """By this process and others of this machine, which take from `waiting` what is still there."""
-    others = min(workers, len(waiting)) - 1
+    others = workers - 1
     context = multiprocessing.get_context("spawn")  # pyarrow has threads, which a fork does not survive
     with ExitStack() as stack:
         pool = ProcessPoolExecutor(others, mp_context=context, initializer=_attend_to_the_parent)
         stack.callback(pool.shutdown, cancel_futures=True)  # what is at hand is finished, and kept
         running: set[Future[Record]] = set()
-        while waiting or running:
-            while waiting and len(running) < AHEAD * others:
-                running.add(pool.submit(shard.make, waiting.popleft(), job))
-            if waiting:
-                yield shard.make(waiting.popleft(), job)
-            done, running = wait(running, timeout=0.0 if waiting else None, return_when=FIRST_COMPLETED)
-            for future in done:
-                try:
+        try:
+            while waiting or running:
+                while waiting and len(running) < AHEAD * others:
+                    running.add(pool.submit(shard.make, waiting.popleft(), job))
+                if waiting:
+                    yield shard.make(waiting.popleft(), job)
+                done, running = wait(running, timeout=0.0 if waiting else None, return_when=FIRST_COMPLETED)
+                for future in done:
                     yield future.result()
-                except BrokenProcessPool:
-                    raise RuntimeError("a process that makes shards was killed, perhaps for want of memory; try fewer --workers") from None
+        except BrokenProcessPool:
+            raise RuntimeError("a process that makes shards was killed, perhaps for want of memory; try fewer --workers") from None
 
 
 def _attend_to_the_parent() -> None:
@@ -115,7 +116,7 @@ class _RayData:
 
     def __init__(self, job: Job, workers: int | None) -> None:
         self._job, self._workers = job, workers
-        self._ready = threading.Event()
+        self._ready, self._stopped = threading.Event(), threading.Event()
         self._blocks: queue.Queue[list[Block]] = queue.Queue()
         self._said: queue.Queue[Record | BaseException | None] = queue.Queue()
         self._thread = threading.Thread(target=self._live, name="ray-data", daemon=True)
@@ -125,11 +126,13 @@ class _RayData:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._blocks.put([])
-        if error is not None and self._ready.is_set():
-            import ray
+        if error is not None:
+            self._stopped.set()  # what it was handed while Ray started is not begun
+            if self._ready.is_set():
+                import ray
 
-            ray.shutdown()  # the tasks end with it
+                ray.shutdown()  # the tasks end with it
+        self._blocks.put([])
         self._thread.join()
 
     def is_ready(self) -> bool:
@@ -155,7 +158,8 @@ class _RayData:
 
             with connected(dashboard=False):
                 self._ready.set()
-                if blocks := self._blocks.get():
+                blocks = self._blocks.get()
+                if blocks and not self._stopped.is_set():
                     self._work(blocks)
             self._said.put(None)
         except BaseException as error:  # handed to whoever waits
@@ -177,4 +181,6 @@ class _RayData:
             compute=ray.data.TaskPoolStrategy(size=self._workers),
         )
         for row in made.iter_rows():
+            if self._stopped.is_set():
+                return
             self._said.put(json.loads(row["record"]))

@@ -1,12 +1,16 @@
 import io
 import struct
+import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 from gan_core.data import _decode
+from gan_core.data._budget import Budget
 from gan_core.data._decode import CONVERSIONS, CorruptImageError, Layout, SizeError, decode, size_of
 from tests.support import png
 
@@ -188,7 +192,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked():
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     idat = zlib.compress(bytes(100))
     bomb += struct.pack(">I", len(idat)) + b"IDAT" + idat + struct.pack(">I", zlib.crc32(b"IDAT" + idat))
-    with _decode.quietly(), pytest.raises(CorruptImageError, match="has more than 178956970 pixels") as caught:
+    with _decode.quietly(), pytest.raises(CorruptImageError, match="has more than 134217728 pixels") as caught:
         decode(bomb, Layout(4, 1, "box"))
     assert caught.value.reason == "too large"
 
@@ -220,3 +224,48 @@ def test_no_damage_by_chance_gets_past_the_decoder(seed):
 
 def test_every_conversion_has_a_name_in_the_list():
     assert len(set(CONVERSIONS)) == len(CONVERSIONS) == 9
+
+
+def test_what_is_laid_on_white_in_bands_is_as_when_it_is_laid_at_once(monkeypatch):
+    random = np.random.default_rng(0)
+    colours = Image.fromarray(random.integers(0, 256, (40, 30, 4), dtype=np.uint8))
+    colours.paste((1, 2, 3, 255), (0, 0, 30, 13))  # an opaque band
+    palette = colours.convert("RGB").quantize(16)
+    palette.info["transparency"] = bytes(range(16))
+    keyed = colours.convert("RGB")
+    keyed.info["transparency"] = (1, 2, 3)
+    for image in (colours, colours.convert("LA"), palette, keyed):
+        content = encoded(image)
+        at_once = decode(content, Layout(16, 3, "box"))
+        with monkeypatch.context() as patched:
+            patched.setattr(_decode, "BAND_PIXELS", 30 * 13)
+            banded = decode(content, Layout(16, 3, "box"))
+        assert "transparent" in banded.conversions
+        assert at_once.conversions == banded.conversions
+        np.testing.assert_array_equal(at_once.pixels, banded.pixels)
+
+
+def test_threads_never_decode_more_pixels_at_once_than_are_allowed(monkeypatch):
+    flying, most, lock = 0, 0, threading.Lock()
+    plain = _decode._plain
+
+    def counted(image):
+        nonlocal flying, most
+        pixels = image.width * image.height
+        with lock:
+            flying += pixels
+            most = max(most, flying)
+        time.sleep(0.01)
+        result = plain(image)
+        with lock:
+            flying -= pixels
+        return result
+
+    monkeypatch.setattr(_decode, "_plain", counted)
+    monkeypatch.setattr(_decode, "SMALL_PIXELS", 50)
+    monkeypatch.setattr(_decode, "_in_flight", Budget(250))
+    content = encoded(Image.new("RGB", (10, 10)))
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda _: decode(content, Layout(10, 3, "never")).pixels.shape, range(24)))
+    assert results == [(3, 10, 10)] * 24
+    assert most == 200

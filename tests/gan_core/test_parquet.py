@@ -2,6 +2,7 @@ import io
 import json
 import multiprocessing
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -151,6 +152,22 @@ def test_processes_that_start_together_decode_once(tmp_path):
     folder = os.environ["RAYGAN_CACHE"]
     assert [name for name in os.listdir(folder) if name.startswith(".writing")] == []
     assert sum(os.path.isdir(os.path.join(folder, name)) for name in os.listdir(folder)) == 1
+
+
+@pytest.mark.parametrize("name", ["images.bin", "labels.bin", "manifest.json"])
+def test_a_cache_that_was_cut_is_made_again_and_what_a_killed_process_left_is_removed(tmp_path, name):
+    encoded, pixels = noise_images(5)
+    path = str(write_parquet(tmp_path / "a.parquet", encoded, [0, 1, 2, 3, 4]))
+    parquet.load(path=path)
+    (cached,) = (folder for folder in Path(os.environ["RAYGAN_CACHE"]).iterdir() if folder.is_dir())
+    (cached / name).write_bytes((cached / name).read_bytes()[:10])
+    left = cached.parent / f".writing-{cached.name}"
+    left.mkdir()
+    (left / "images.bin").write_bytes(b"of a process that was killed")
+    again = parquet.load(path=path)
+    np.testing.assert_array_equal(again.images.numpy(), pixels)
+    assert again.labels.tolist() == [0, 1, 2, 3, 4]
+    assert sorted(folder.name for folder in cached.parent.iterdir() if folder.is_dir()) == [cached.name]
 
 
 def test_a_failed_decode_leaves_no_cache_behind(tmp_path):

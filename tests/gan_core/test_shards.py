@@ -144,7 +144,8 @@ def test_a_manifest_that_disagrees_is_refused(prepared):
         ({"content_hash": "0" * 64}, "its content hash is not that of its shards"),
         ({"resolution": 9}, "its content hash is not that of its shards"),
         ({"shards": [about["shards"][0]] * 3, "count": about["shards"][0]["count"] * 3}, "it names a shard twice"),
-        ({"version": 2}, "damaged (version"),
+        ({"classes": ["other", "names"]}, "its content hash is not that of its shards and classes"),
+        ({"version": 1}, "damaged (version"),
         ({"channels": 2}, "damaged (channels"),
         ({"count": -1}, "damaged (count"),
     ):
@@ -155,7 +156,8 @@ def test_a_manifest_that_disagrees_is_refused(prepared):
 
 
 @pytest.mark.parametrize(
-    "name", ["../part-00000.parquet", "/etc/passwd", "part-00000.parquet/../x", "part-1.parquet\n", "part-00000.parquet\0"]
+    "name",
+    ["../part-00000.parquet", "/etc/passwd", "part-00000.parquet/../x", "part-1.parquet\n", "part-00000.parquet\0", "part-0000٣.parquet"],
 )
 def test_shard_names_never_lead_out_of_the_folder(prepared, name):
     shards = json.loads((prepared / "dataset.json").read_text())["shards"]
@@ -167,7 +169,7 @@ def test_shard_names_never_lead_out_of_the_folder(prepared, name):
 def consistent(prepared, **shape):
     """A manifest of another shape whose own hash agrees with it."""
     about = json.loads((prepared / "dataset.json").read_text()) | shape
-    kept = {key: about[key] for key in ("channels", "resolution", "labelled")}
+    kept = {key: about[key] for key in ("channels", "resolution", "labelled", "classes")}
     hashes = [shard["sha256"] for shard in about["shards"]]
     change_manifest(prepared, **shape, content_hash=_shards.content_hash(**kept, shard_hashes=hashes))
 

@@ -15,13 +15,15 @@ from hashlib import md5
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 from PIL import Image
 
-from gan_core.data import parquet
+from gan_core.data import _tables, parquet
 from pipelines import prepare
-from pipelines.preparing import shard
+from pipelines.preparing import shard, state
 from tests.pipelines.command import finish, start
 from tests.support import noise_images, png, write_parquet
 
@@ -159,7 +161,7 @@ def idx(array):
 
 
 def test_mnist_comes_through_torchvisions_own_reader(tmp_path, monkeypatch):
-    torchvision = pytest.importorskip("torchvision")
+    pytest.importorskip("torchvision")
     pixels = np.random.default_rng(0).integers(0, 256, (7, 28, 28), dtype=np.uint8)
     raw = tmp_path / "root" / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -170,8 +172,8 @@ def test_mnist_comes_through_torchvisions_own_reader(tmp_path, monkeypatch):
     status, about = run("torchvision:MNIST:test", tmp_path / "out", "--resolution", 28, "--root", tmp_path / "root")
     assert status == 0
     assert (about["classes"][3], about["class_counts"], about["channels"]) == ("3 - three", [1] * 7 + [0] * 3, 1)
+    assert loaded(tmp_path / "out").labels.tolist() == list(range(7))
     np.testing.assert_array_equal(loaded(tmp_path / "out").images[:, 0].numpy(), pixels)
-    assert torchvision.datasets.MNIST is not None
 
 
 def test_cifar10_comes_through_torchvisions_own_reader(tmp_path, monkeypatch):
@@ -293,6 +295,10 @@ def test_files_that_may_not_be_read_are_dropped(tmp_path, monkeypatch):
     status, about = run(tmp_path / "set", tmp_path / "out", "--resolution", 28, "--max-dropped", 0.5)
     assert status == 0
     assert about["dropped"] == [{"source": "b.png", "reason": "unreadable", "detail": "cannot be read (Permission denied)"}]
+    monkeypatch.setattr(Path, "open", opened)
+    status, about = run(tmp_path / "set", tmp_path / "out", "--resolution", 28)
+    assert (status, about["count"], about["dropped"]) == (0, 2, [])  # a disk that was away for a moment costs nothing
+    assert len(loaded(tmp_path / "out")) == 2
 
 
 def test_members_of_an_archive_that_cannot_be_unpacked_are_dropped(tmp_path):
@@ -310,6 +316,70 @@ def test_members_of_an_archive_that_cannot_be_unpacked_are_dropped(tmp_path):
     assert {item["source"]: item["reason"] for item in about["dropped"]} == {"changed.png": "unreadable", "link.png": "unreadable"}
     assert about["count"] == 1  # a path that leads upwards is passed over
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "out"]
+
+
+def test_of_two_members_of_an_archive_with_one_name_the_later_one_is_taken_and_the_other_reported(tmp_path):
+    encoded, pixels = noise_images(3, size=8)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        for name, content in zip(("a.png", "b.png", "a.png"), encoded):
+            archive.writestr(name, content)
+    status, about = run(tmp_path / "a.zip", tmp_path / "out", "--resolution", 8, "--max-dropped", 0.5)
+    assert (status, about["found"]) == (0, 3)
+    assert about["dropped"] == [{"source": "a.png", "reason": "replaced", "detail": "a later member of the archive has its name"}]
+    np.testing.assert_array_equal(loaded(tmp_path / "out").images.numpy(), pixels[[2, 1]])
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+@pytest.mark.parametrize("label", [40_000_000, 2**63 + 1])
+def test_a_label_that_would_make_millions_of_classes_is_refused_by_its_row(tmp_path, capsys, label, statistics):
+    encoded, _ = noise_images(4, size=8)
+    labels = pa.array([0, 1, label, 2], pa.uint64())
+    pq.write_table(pa.table({"image": encoded, "label": labels}), tmp_path / "a.parquet", write_statistics=statistics, row_group_size=2)
+    status, about = run(tmp_path / "a.parquet", tmp_path / "out", "--resolution", 8)
+    assert (status, about) == (2 if statistics else 1, None)
+    told = f"a.parquet row 2: label {label}, and labels are numbers of classes, from 0 to at most 999999"
+    assert told in capsys.readouterr().err
+    with pytest.raises(ValueError, match=told):
+        parquet.load(path=str(tmp_path / "a.parquet"))
+
+
+def test_files_without_rows_are_passed_over(tmp_path):
+    encoded, pixels = noise_images(4, size=8)
+    (tmp_path / "set").mkdir()
+    table = pa.table({"image": encoded, "label": [0, 1, 2, 3]})
+    for name, rows in (("a", 0), ("b", 4), ("c", 0)):
+        pq.write_table(table[:rows], tmp_path / "set" / f"{name}.parquet")
+    assert run(tmp_path / "set", tmp_path / "out", "--resolution", 8)[0] == 0
+    np.testing.assert_array_equal(loaded(tmp_path / "out").images.numpy(), pixels)
+
+
+def test_a_row_group_is_read_once_however_many_shards_it_is_cut_into(tmp_path, monkeypatch):
+    encoded, pixels = noise_images(100, size=8)
+    source = write_parquet(tmp_path / "a.parquet", encoded)
+    batches, iterate = [], pq.ParquetFile.iter_batches
+
+    def counted(file, *args, **options):
+        for batch in iterate(file, *args, **options):
+            batches.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    monkeypatch.setattr(_tables, "ROWS_AT_ONCE", 8)
+    status, about = run(source, tmp_path / "out", "--resolution", 8, "--shard-megabytes", 0.0002)
+    assert (status, len(about["shards"])) == (0, 34)
+    assert sum(batches) == 100
+    np.testing.assert_array_equal(loaded(tmp_path / "out").images.numpy(), pixels)
+
+
+def test_what_a_damaged_source_raises_is_told_without_a_traceback(parquet_file, tmp_path, capsys, monkeypatch):
+    source, _ = parquet_file
+
+    def fails(*_):
+        raise pa.ArrowInvalid("a page is damaged")
+
+    monkeypatch.setattr(shard, "make", fails)
+    assert run(source, tmp_path / "out", "--resolution", 12) == (1, None)
+    assert "raygan prepare: a page is damaged\n0 of 1 shards are complete; go on with" in capsys.readouterr().err
 
 
 def test_sizes_that_resize_does_not_allow_are_dropped_and_the_remedy_is_told(tmp_path, capsys):
@@ -348,6 +418,67 @@ def test_a_shard_that_is_lost_is_made_again(parquet_file, tmp_path):
     (tmp_path / "out" / "part-00005.json").write_text("{")
     assert run(*words) == first
     assert len(loaded(tmp_path / "out")) == 100
+
+
+def test_a_damaged_shard_is_repaired_by_the_remedy_that_training_tells(parquet_file, tmp_path):
+    source, pixels = parquet_file
+    words = (source, tmp_path / "out", "--resolution", 12)
+    run(*words)
+    content = bytearray((tmp_path / "out" / "part-00000.parquet").read_bytes())
+    content[len(content) // 3] ^= 1
+    (tmp_path / "out" / "part-00000.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=r"call its `raygan prepare` again with --overwrite"):
+        loaded(tmp_path / "out")
+    assert run(*words, "--overwrite")[0] == 0
+    np.testing.assert_array_equal(loaded(tmp_path / "out").images.numpy(), pixels)
+
+
+def test_a_second_call_into_the_same_folder_is_refused_while_the_first_one_is_at_work(parquet_file, tmp_path, capsys):
+    source, _ = parquet_file
+    assert run(source, tmp_path / "out", "--resolution", 12)[0] == 0
+    written = tmp_path / "out" / f"part-00007.parquet.{'a' * 32}.new"
+    written.write_bytes(b"being written")
+    with FileLock(tmp_path / "out" / state.LOCK):
+        assert run(source, tmp_path / "out", "--resolution", 12, "--overwrite")[0] == 2
+    assert "another `raygan prepare` is at work in" in capsys.readouterr().err
+    assert written.exists()
+    assert run(source, tmp_path / "out", "--resolution", 12)[0] == 0
+    assert not written.exists()
+
+
+@pytest.mark.parametrize("changes", ["owner", "shard"])
+def test_a_call_that_another_one_has_replaced_writes_no_dataset_json(parquet_file, tmp_path, capsys, monkeypatch, changes):
+    source, _ = parquet_file
+    preview = prepare.finish.preview
+
+    def meanwhile(*args):
+        if changes == "owner":
+            (tmp_path / "out" / "preparing.json").write_text('{"settings": {}, "owner": "b"}')
+        else:
+            (tmp_path / "out" / "part-00000.parquet").write_bytes(b"of another resolution")
+        return preview(*args) if changes == "owner" else b""
+
+    monkeypatch.setattr(prepare.finish, "preview", meanwhile)
+    assert run(source, tmp_path / "out", "--resolution", 12) == (1, None)
+    told = capsys.readouterr().err
+    assert {"owner": "has begun in", "shard": "is not as it was written"}[changes] in told
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "part-00000.parquet"])
+def test_a_call_that_ends_while_it_clears_the_folder_leaves_none_that_training_takes(parquet_file, tmp_path, monkeypatch, name):
+    source, _ = parquet_file
+    assert run(source, tmp_path / "out", "--resolution", 12)[0] == 0
+    delete = prepare.places.delete
+
+    def ends(place, names):
+        delete(place, names[: names.index(name) + 1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare.places, "delete", ends)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "out", "--resolution", 12, "--overwrite")
+    with pytest.raises(ValueError, match="is not finished"):
+        loaded(tmp_path / "out")
 
 
 def test_a_killed_preparation_goes_on_and_ends_as_an_undisturbed_one(tmp_path):
@@ -413,6 +544,22 @@ def test_what_is_wrong_is_said_before_anything_is_written(tmp_path, capsys):
     assert "has no split 'valid'; its splits: train, test" in told("torchvision:MNIST:valid", out, "--resolution", 8, "--root", tmp_path)
     assert "--root" in told("torchvision:MNIST", out, "--resolution", 8)
     assert "--download fetches them" in told("torchvision:MNIST", out, "--resolution", 8, "--root", tmp_path)
+    image = tmp_path / "set"
+    assert "--upscale has no effect under --resize never" in told(image, out, "--resolution", 28, "--upscale")
+    for words in (("--image-column", "x"), ("--label-column", "x"), ("--root", tmp_path), ("--download",)):
+        assert f"{words[0]} is for " in told(image, out, "--resolution", 28, *words)
+    for megabytes in ("0", "-5", "inf", "nan"):
+        with pytest.raises(SystemExit):
+            told(image, out, "--resolution", 28, f"--shard-megabytes={megabytes}")
+        assert "is no size; give a number of megabytes above 0" in capsys.readouterr().err
+    colon = tmp_path / "a:b"
+    write(colon, {"a.png": png()})
+    assert "lie in each other" in told(colon, colon / "out", "--resolution", 28)
+    assert "lie in each other" in told(image, f"file://{image}/out", "--resolution", 28)
+    for pair in ((image, "s3://KEY:SECRET@bucket/x"), ("s3://KEY:SEC/RET@bucket/x", out)):
+        words = told(*pair, "--resolution", 28)
+        assert "AWS_SECRET_ACCESS_KEY" in words
+        assert "SEC" not in words.replace("AWS_SECRET", "")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "dear"
     assert not out.exists()
 
