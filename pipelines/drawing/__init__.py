@@ -1,1 +1,1 @@
-"""What `raygan sample` does: many images to files, in this process or by Ray's actors; and grids, films and projections."""
+"""What `raygan sample` does: many images to files, in this process or by Ray Data's actors; and grids, films and projections."""

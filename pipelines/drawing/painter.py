@@ -1,7 +1,7 @@
-"""Who draws: a generator that is loaded once, and then makes encoded images of ranges of seeds; here, or as a Ray actor."""
+"""Who draws: a generator that is loaded once, and then makes encoded images of ranges of seeds; here, or as an actor of Ray Data."""
 
+import logging
 import os
-from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,8 +14,8 @@ from gan_core.portable import Description
 from pipelines.drawing import outputs
 
 Weights = dict[str, torch.Tensor]
-TASKS_OF_AN_ACTOR = 2  # the one that it draws and the next one
-MOST_RESTARTS = 10  # of one actor
+BLOCKS_OF_AN_ACTOR = 32  # into which tasks are divided: each is put into Ray's store before the first image, in 4 ms
+LARGEST_BLOCK = 16  # tasks: what waits for an earlier block is held
 
 
 class Task(NamedTuple):
@@ -92,46 +92,55 @@ def tasks(first_seed: int, count: int, batch_size: int) -> Iterator[Task]:
 def pooled(
     work: Iterator[Task], description: dict[str, Any], weights: Weights, recipe: Recipe, *, workers: int, gpus: float
 ) -> Iterator[pa.Table]:
-    """The tables of all tasks in their order, drawn by `workers` actors on the connected cluster.
+    """The tables of all tasks in their order, drawn by a pool of `workers` actors of Ray Data on the connected cluster.
 
-    Each actor has a task and the next one; tasks are held back while four for each actor are drawn or wait for an earlier one, so memory
-    does not grow with their number. An actor that dies is replaced and its tasks are drawn again: the same images.
+    Ray Data holds tasks back while the images that wait fill its share of the object store, so memory does not grow with their number. An
+    actor that dies is replaced and its tasks are drawn again: the same images.
 
     Raises:
         RuntimeError: an actor could not draw.
     """
-    import ray
+    import ray.data
     from ray.exceptions import RayError
 
-    shared = ray.put(weights)
-    kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=MOST_RESTARTS, max_task_retries=-1)(_Actor)
-    actors = [kind.remote(description, shared, recipe) for _ in range(workers)]
-    running = {actor.ready.remote(): actor for actor in actors for _ in range(TASKS_OF_AN_ACTOR)}  # none is given to one without a place
-    idle: deque[Any] = deque()
-    order: deque[Any] = deque()
-    drawn: dict[Any, pa.Table] = {}
-    task = next(work, None)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    drawn = ray.data.from_arrow(_blocks(list(work), workers)).map_batches(
+        _Actor,
+        batch_format="pyarrow",
+        batch_size=1,
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=1,
+        num_gpus=gpus,
+        fn_constructor_args=(description, ray.put(weights), recipe),
+    )
     try:
-        while task is not None or order:
-            while task is not None and idle and len(order) < 2 * TASKS_OF_AN_ACTOR * workers:
-                actor = idle.popleft()
-                order.append(reference := actor.draw.remote(*task))
-                running[reference] = actor
-                task = next(work, None)
-            for reference in ray.wait(list(running))[0]:
-                idle.append(running.pop(reference))
-                drawn[reference] = ray.get(reference)
-            while order and order[0] in drawn:
-                yield drawn.pop(order.popleft())
+        yield from drawn.iter_batches(batch_format="pyarrow", batch_size=None)
     except RayError as error:
         raise RuntimeError(f"a worker failed: {str(error).strip().splitlines()[-1]}") from error
 
 
-class _Actor(Painter):
-    """A Painter that is given the weights by Ray, which all actors of a node share."""
+def _blocks(work: list[Task], workers: int) -> list[pa.Table]:
+    """The tasks in tables of a few rows: enough for all actors to have work to the end."""
+    rows = min(max(len(work) // (BLOCKS_OF_AN_ACTOR * workers), 1), LARGEST_BLOCK)
+    starts = range(0, len(work), rows)
+    return [pa.Table.from_pylist([task._asdict() for task in work[start : start + rows]]) for start in starts]
 
-    def ready(self) -> None:
-        """Answers when it can draw."""
+
+class _Actor(Painter):
+    """A Painter that fetches the weights, which all actors of a node share."""
+
+    def __init__(self, description: dict[str, Any], weights: Any, recipe: Recipe) -> None:
+        import ray
+
+        super().__init__(description, ray.get(weights), recipe)
+
+    def __call__(self, task: pa.Table) -> pa.Table:
+        """The images of a task, which has one row."""
+        return self.draw(task["first"][0].as_py(), task["images"][0].as_py())
 
 
 def require_workers(workers: int | None, gpus: float | None) -> tuple[int, float]:

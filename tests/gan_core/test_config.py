@@ -19,7 +19,9 @@ def test_an_unknown_key_names_itself_and_the_nearest_known_one(tree):
 
 
 def test_a_misspelt_name_lists_the_choices(tree):
-    assert "unknown network name 'dcgn' (did you mean 'dcgan'?); choices: dcgan, mlp, r3gan, sngan, stylegan2" in error_of(tree, "network.name=dcgn")
+    assert "unknown network name 'dcgn' (did you mean 'dcgan'?); choices: dcgan, mlp, r3gan, sngan, stylegan2" in error_of(
+        tree, "network.name=dcgn"
+    )
     assert "choices: digits, folder, grid2d, mixture2d, parquet, ring2d, stacked_mnist" in error_of(tree, "data.name=digit")
     assert "choices: f_gan, f_jeffreys" in error_of(tree, "loss.name=wgann")
 

@@ -34,10 +34,18 @@ def test_tasks_cover_the_seeds_once_and_end_at_whole_blocks():
     assert list(painter.tasks(5, 100, 32)) == [(5, 27), (32, 32), (64, 32), (96, 9)]
     assert list(painter.tasks(0, 32, 17)) == [(0, 32)]
     assert list(painter.tasks(7, 1, 1)) == [(7, 1)]
-    assert next(painter.tasks(0, 10**15, 1024)) == (0, 1024)  # however many there are, none is made before it is drawn
+
+
+def test_blocks_hold_all_tasks_in_order_and_few_of_them():
+    work = list(painter.tasks(0, 5_000_000, 1024))
+    blocks = painter._blocks(work, workers=2)
+    assert [tuple(row.values()) for block in blocks for row in block.to_pylist()] == work
+    assert len(blocks) == 306 and max(block.num_rows for block in blocks) == 16
+    assert [block.num_rows for block in painter._blocks(work[:5], workers=2)] == [1] * 5
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data's own, of its own settings
 def test_a_worker_that_cannot_draw_is_told_as_such_and_not_as_bad_input():
     recipe = painter.Recipe(None, None)
     shape = portable.Shape(resolution=8, channels=1, num_classes=0, points=False)
