@@ -109,7 +109,8 @@ def _sums(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[list[int], list[
         for first in range(0, len(pixels), step):
             values = pixels[first : first + step, channel].astype(np.float64).ravel()
             total += int(values.sum())
-            square += int(np.dot(values, values))
+            # Not np.dot: when Ray starts in another thread, a fork stops the threads of OpenBLAS, which np.dot then waits for.
+            square += int(np.einsum("i,i->", values, values))
         sums.append(total)
         squares.append(square)
     return sums, squares
