@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialised
 from torch import nn
 
 from gan_core import registry
@@ -101,7 +102,7 @@ def save(folder: Path, portable: Portable) -> None:
     """Write the three files to `folder`; the checksums come last."""
     weights = {name: _float32(tensor) for name, tensor in portable.generator.state_dict().items()}
     (folder / CONFIG).write_text(dumps(portable.description.model_dump(mode="json")))
-    save_file(weights, folder / WEIGHTS)
+    (folder / WEIGHTS).write_bytes(serialised(weights))  # save_file leaves it readable by its owner alone
     sums = {name: _digest(folder / name) for name in (CONFIG, WEIGHTS)}
     temporary = folder / f".{SUMS}"
     temporary.write_text(json.dumps(sums, indent=2))

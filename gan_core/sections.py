@@ -9,7 +9,7 @@ from gan_core.losses import LOSSES
 from gan_core.measures import MEASURES, scores_of
 from gan_core.ratio import StepRatio
 from gan_core.regularizers import REGULARIZERS
-from gan_core.schema import Section, checked_keywords
+from gan_core.schema import Section, checked_keywords, keyword_schema
 
 Kimg = Annotated[float, Field(gt=0.0)]
 Whole = Annotated[int, Field(gt=0)]
@@ -246,6 +246,9 @@ class AugmentConfig(Section):
                 raise ValueError(f"augment.{unused[0]} has no effect without augment.name; set it to {' or '.join(cls.names())}")
             return own
         module = registry.find("gan_core.augmentations", str(given["name"]))
+        known = [*keyword_schema(module.augmentation).model_fields, *cls.model_fields]
+        for key in options.keys() - set(known):
+            raise ValueError(f"unknown key 'augment.{key}'{registry.suggestion(key, known)}; keys here: {', '.join(known)}")
         return {"probability": module.PROBABILITY, **own, **checked_keywords("augment", module.augmentation, options)}
 
     @classmethod

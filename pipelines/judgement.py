@@ -58,7 +58,7 @@ def judge(words: list[str], config: EvaluateConfig, *, best: bool) -> bool:
         failed = failed or bool(scores.failures)
     for name, reason in left_out.items():
         if not set(MEASURES[name].needs) & OTHER_KINDS:
-            print(f"left out: {name}: {reason}")
+            print(f"left out: {name}: {reason.removeprefix(f'{name}: ')}")
     return failed
 
 

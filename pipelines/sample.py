@@ -34,6 +34,7 @@ DEEDS = {
 }
 NEEDS_OUT = ("num", "interpolate", "project")
 STRIP = ".png"
+FAR = 2.0  # lengths of a random z: a real digit, in the demo's generator, came to 3.5 (LOG.md)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -178,6 +179,8 @@ def _project(trained: "Trained", label: int | None, options: argparse.Namespace)
     outputs.write_whole(place.with_suffix(".json"), record)
     length = shows.relative_length(search.space, found)
     far = "" if length is None else f", z {length:.1f} times as long as random ones"
+    if length is not None and length > FAR:
+        far += ": a picture that the generator was not trained to make"
     of_class = "" if found.latent.labels is None else f", class {int(found.latent.labels[0])}"
     return "\n".join(
         [

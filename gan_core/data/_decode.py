@@ -80,7 +80,8 @@ class SizeError(ValueError):
     """The image has a size that the layout does not allow; `reason` is OTHER_SIZE or TOO_SMALL, `size` its width and height."""
 
     def __init__(self, reason: str, size: tuple[int, int], resolution: int) -> None:
-        super().__init__(f"is {size[0]}x{size[1]} and not {resolution}x{resolution}")
+        wanted = f"smaller than {resolution}x{resolution}" if reason == TOO_SMALL else f"not {resolution}x{resolution}"
+        super().__init__(f"is {size[0]}x{size[1]} and {wanted}")
         self.reason, self.size = reason, size
 
 

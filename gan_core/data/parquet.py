@@ -31,7 +31,7 @@ def load(
     """Images [count, channels, resolution, resolution] uint8 from the Parquet file, or folder of Parquet files, at `path`.
 
     Of a prepared data set, a folder with dataset.json, the shards are checked against their hashes, and its content hash is that of
-    dataset.json; the settings below were settled when it was prepared.
+    dataset.json; the settings below were settled when it was prepared, and `resize` has nothing to do.
 
     `resolution` and `channels` default to those of the first image. An image of another size is an error under `resize:
     never`; with a filter, its short side is resized to `resolution` and its centre cropped. `label_column` defaults to
@@ -49,7 +49,6 @@ def load(
         for key, given, there in (
             ("resolution", resolution, manifest.resolution),
             ("channels", channels, manifest.channels),
-            ("resize", resize if resize != "never" else None, "done"),
             ("image_column", image_column if image_column != "image" else None, "image"),
             ("label_column", label_column, "label"),
             ("max_corrupt_fraction", max_corrupt_fraction or None, 0.0),

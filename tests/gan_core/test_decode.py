@@ -151,7 +151,7 @@ def test_grey_and_colour_become_each_other_and_it_is_told():
 def test_small_images_are_enlarged_only_where_that_is_allowed():
     found = decode(png((4, 4)), Layout(8, 1, "box"))
     assert (found.pixels.shape, found.conversions) == ((1, 8, 8), ("enlarged",))
-    with pytest.raises(SizeError, match="is 4x400 and not 8x8") as caught:
+    with pytest.raises(SizeError, match="is 4x400 and smaller than 8x8") as caught:
         decode(png((4, 400)), Layout(8, 1, "box", upscale=False))
     assert caught.value.reason == "too small"
     with pytest.raises(SizeError) as caught:
