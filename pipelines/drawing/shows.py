@@ -167,7 +167,9 @@ def _of_z(model: Truncated, off: Tensor, batch: Batch) -> Tensor:
 
 
 def _of_w(model: TruncatedInW, batch: Batch) -> Tensor:
-    return model.synthesise(batch.inputs)
+    """Not clamped: a pixel beyond its range would have no gradient to come back by."""
+    images: Tensor = model.generator.synthesise(batch.inputs)  # type: ignore[operator]
+    return images
 
 
 def _decoded(picture: Path, layout: Layout) -> np.ndarray:
