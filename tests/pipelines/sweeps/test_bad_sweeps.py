@@ -30,7 +30,7 @@ def refused(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["CONFIG"], "give a config and a space, such as digits loss_x_ratio; configs: digits, "),
+        (["CONFIG"], "give a config and a space, such as digits loss_x_ratio; configs: cifar10, digits, "),
         (["CONFIG", "smok"], "unknown tune_space name 'smok' (did you mean 'smoke'?); choices: architecture, loss_x_ratio, "),
         (["CONFIG", "smoke", "los.name=hinge"], "unknown key 'los' (did you mean 'loss'?)"),
         (["CONFIG", "smoke", "sweep.trails=3"], "unknown key 'sweep.trails' (did you mean 'trials'?)"),
