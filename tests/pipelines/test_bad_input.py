@@ -46,7 +46,8 @@ CASES = [
     (["digits", "data.name=ring2d"], "dcgan cannot make resolution 1"),
     (
         ["nothing.yaml"],
-        "no config file at 'nothing.yaml'; give a path to a YAML file, or one of: cifar10, digits, images256, images64, mnist, ring2d, stacked_mnist",
+        "no config file at 'nothing.yaml'; give a path to a YAML file, or one of: cifar10, digits, images256, images64, "
+        "mnist, ring2d, stacked_mnist",
     ),
     (["digit", "total_kimg=1"], "no config file at 'digit' (did you mean 'digits'?)"),
     (["digits", "network.norm=batch"], "unknown key 'network.norm'; did you mean network.generator.norm or network.discriminator.norm?"),
