@@ -1,6 +1,7 @@
 """Runs `raygan` as a user does, in a process and a folder of its own, and reads what it left in MLflow."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -26,11 +27,21 @@ def write_config(folder, workers=1, **overrides):
 
 
 def start(folder, *words, command="train", **environment):
-    """`raygan COMMAND` as a process, its output captured."""
+    """`raygan COMMAND` as a process, its output captured. Ctrl-C reaches it also where the tests run in the background of a shell, which
+    ignores that.
+    """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1", **environment}
     environment.pop("MLFLOW_TRACKING_URI", None)
     program = [sys.executable, "-m", f"pipelines.{command}", *words]
-    return subprocess.Popen(program, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        program,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def finish(process, timeout=240):
