@@ -12,6 +12,8 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
+from gan_core.networks._projection import class_vectors, projected
+
 Positive = Annotated[int, Field(gt=0)]
 Norm = Literal["batch", "layer", "instance", "none"]
 RESOLUTIONS = sorted(base * 2**doublings for base in (4, 5, 6, 7) for doublings in range(1, 7) if base * 2**doublings <= 256)
@@ -50,19 +52,15 @@ class Discriminator(nn.Module):
             layers += [nn.Conv2d(width_in, width_out, 4, 2, 1, bias=norm == "none"), *_normed(norm, width_out), nn.LeakyReLU(0.2)]
         self.features = nn.Sequential(*layers)
         self.logit = nn.Conv2d(widths[-1], 1, base)
-        self.embedding = nn.Embedding(num_classes, widths[-1]) if num_classes else None
+        self.embedding = class_vectors(num_classes, widths[-1])
         self.apply(_initialise)
-        if self.embedding is not None:
-            nn.init.zeros_(self.embedding.weight)  # classes start without influence, whatever the size of the features
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"], labels: Int64[Tensor, " batch"] | None = None
     ) -> Float[Tensor, " batch"]:
         features = self.features(images)
         logits: Tensor = self.logit(features).flatten()
-        if self.embedding is not None:
-            logits = logits + (features.sum((2, 3)) * self.embedding(labels)).sum(1)
-        return logits
+        return projected(logits, features.sum((2, 3)), self.embedding, labels)
 
 
 def generator(

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
+from gan_core.networks._projection import class_vectors, projected
+
 Positive = Annotated[int, Field(gt=0)]
 Depth = Annotated[int, Field(gt=0, le=1000)]  # more are a mistake, or meant to use up the memory of who builds them
 
@@ -45,18 +47,14 @@ class Discriminator(nn.Module):
         super().__init__()
         self.features = nn.Sequential(nn.Flatten(), *hidden)
         self.logit = nn.Linear(hidden_width, 1)
-        self.embedding = nn.Embedding(num_classes, hidden_width) if num_classes else None
-        if self.embedding is not None:
-            nn.init.zeros_(self.embedding.weight)  # classes start without influence, whatever the size of the features
+        self.embedding = class_vectors(num_classes, hidden_width)
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"], labels: Int64[Tensor, " batch"] | None = None
     ) -> Float[Tensor, " batch"]:
         features = self.features(images)
         logits: Tensor = self.logit(features).squeeze(1)
-        if self.embedding is not None:
-            logits = logits + (features * self.embedding(labels)).sum(1)
-        return logits
+        return projected(logits, features, self.embedding, labels)
 
 
 class Maxout(nn.Module):

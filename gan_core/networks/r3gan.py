@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gan_core.networks._projection import class_vectors, projected
 from gan_core.networks._resolutions import POWERS, require_resolution
 
 Positive = Annotated[int, Field(gt=0)]
@@ -109,18 +110,14 @@ class Discriminator(nn.Module):
         head = _scaled(nn.Conv2d(width, width, 4, groups=width, bias=False), 1.0)
         self.features = nn.Sequential(*layers, *_blocks(stages[-1], expansion, gain), head, nn.Flatten())
         self.logit = _scaled(nn.Linear(width, 1, bias=False), 1.0)
-        self.embedding = nn.Embedding(num_classes, width) if num_classes else None
-        if self.embedding is not None:
-            nn.init.zeros_(self.embedding.weight)  # classes start without influence, whatever the size of the features
+        self.embedding = class_vectors(num_classes, width)
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"], labels: Int64[Tensor, " batch"] | None = None
     ) -> Float[Tensor, " batch"]:
         features = self.features(images)
         logits: Tensor = self.logit(features).squeeze(1)
-        if self.embedding is not None:
-            logits = logits + (features * self.embedding(labels)).sum(1)
-        return logits
+        return projected(logits, features, self.embedding, labels)
 
 
 def generator(

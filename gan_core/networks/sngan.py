@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gan_core.networks._projection import class_vectors, projected
 from gan_core.networks._resolutions import require_resolution
 
 Positive = Annotated[int, Field(gt=0)]
@@ -137,19 +138,15 @@ class Discriminator(nn.Module):
         ]
         self.features = nn.Sequential(*blocks, nn.ReLU())
         self.logit = nn.Linear(widths[-1], 1)
-        self.embedding = nn.Embedding(num_classes, widths[-1]) if num_classes else None
+        self.embedding = class_vectors(num_classes, widths[-1])
         _initialise(self)
-        if self.embedding is not None:
-            nn.init.zeros_(self.embedding.weight)  # classes start without influence, whatever the size of the features
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"], labels: Int64[Tensor, " batch"] | None = None
     ) -> Float[Tensor, " batch"]:
         features = self.features(images).sum((2, 3))
         logits: Tensor = self.logit(features).squeeze(1)
-        if self.embedding is not None:
-            logits = logits + (features * self.embedding(labels)).sum(1)
-        return logits
+        return projected(logits, features, self.embedding, labels)
 
 
 def generator(

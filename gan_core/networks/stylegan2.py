@@ -17,6 +17,7 @@ from torch.nn import functional
 from gan_core import keyed_noise
 from gan_core.networks._equalised import EPSILON, EqualisedConv, EqualisedLinear, ModulatedConv, full_precision
 from gan_core.networks._filters import Blur, doubled
+from gan_core.networks._projection import class_vectors, projected
 from gan_core.networks._resolutions import POWERS, require_resolution
 
 Positive = Annotated[int, Field(gt=0)]
@@ -188,9 +189,7 @@ class Discriminator(nn.Module):
         self.last_convolution = EqualisedConv(width + (minibatch_stddev_group is not None), width, 3)
         self.last_linear = EqualisedLinear(width * 16, width)
         self.logit = EqualisedLinear(width, 1)
-        self.embedding = nn.Embedding(num_classes, width) if num_classes else None
-        if self.embedding is not None:
-            nn.init.zeros_(self.embedding.weight)  # classes start without influence, whatever the size of the features
+        self.embedding = class_vectors(num_classes, width)
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"], labels: Int64[Tensor, " batch"] | None = None
@@ -200,9 +199,7 @@ class Discriminator(nn.Module):
             features = torch.cat([features, deviation_map(features, self.minibatch_stddev_group)], 1)
         features = _activated(self.last_linear(_activated(self.last_convolution(features)).flatten(1)))
         logits: Tensor = self.logit(features).squeeze(1)
-        if self.embedding is not None:
-            logits = logits + (features * self.embedding(labels)).sum(1) / math.sqrt(features.shape[1])
-        return logits
+        return projected(logits, features / math.sqrt(features.shape[1]), self.embedding, labels)
 
 
 def deviation_map(features: Float[Tensor, "batch maps height width"], group: int) -> Float[Tensor, "batch 1 height width"]:

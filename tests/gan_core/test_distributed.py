@@ -25,7 +25,7 @@ def two_ranks(tmp_path_factory):
     prepared_digits(folder / "cache")
     processes = [subprocess.Popen([*command, str(rank), "2", str(port), str(folder)], env=environment) for rank in range(2)]
     try:
-        assert [process.wait(timeout=280) for process in processes] == [0, 0]
+        assert [process.wait(timeout=240) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
