@@ -10,6 +10,7 @@ import pyarrow.fs
 import torch
 
 from gan_core import Report
+from gan_core.wishes import Wish
 from pipelines import storage, worker
 from pipelines.config import JobConfig
 from pipelines.progress import Progress
@@ -34,6 +35,10 @@ class LocalSession:
     def may_go_on(self, report: Report) -> bool:
         """Nobody compares this run with others while it lasts."""
         return True
+
+    def wish(self) -> Wish:
+        """Nothing."""
+        return Wish.NONE
 
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from gan_core import Report
+    from gan_core.wishes import Wish
     from pipelines.worker import Outcome
 
 ANSWER_SECONDS = 0.05
@@ -102,3 +103,9 @@ class RaySession:
             while (answer := ray.get(self._board.answer.remote(report.images_seen))) is None:
                 time.sleep(ANSWER_SECONDS)
         return bool(broadcast_from_rank_zero(answer))
+
+    def wish(self) -> "Wish":
+        """Nothing."""
+        from gan_core.wishes import Wish
+
+        return Wish.NONE

@@ -17,6 +17,7 @@ from gan_core import DivergenceError, EvaluationError, Report, Trainer, checkpoi
 from gan_core.building import resolved_precision
 from gan_core.judge import Scores
 from gan_core.overrides import validate
+from gan_core.wishes import Wish
 from pipelines import environment
 from pipelines.config import JobConfig
 from pipelines.run_writer import CLOCK, RunWriter, UndeliveredError
@@ -100,6 +101,10 @@ class Session(Protocol):
 
     def may_go_on(self, report: Report) -> bool:
         """Whether the run is to go on after this report, which has scores; every rank calls this, and gets the same answer."""
+        ...
+
+    def wish(self) -> Wish:
+        """What this rank has been asked for, at once; ranks may answer differently, and agree on the largest."""
         ...
 
 

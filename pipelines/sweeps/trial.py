@@ -19,6 +19,7 @@ from ray import tune
 from gan_core import Report, evaluation
 from gan_core.building import load_dataset
 from gan_core.overrides import Tree, flatten, merge, parse, validate
+from gan_core.wishes import Wish
 from pipelines import storage, tracking, worker
 from pipelines.config import JobConfig
 from pipelines.patience import patiently
@@ -253,3 +254,7 @@ class TrialSession:
     def may_go_on(self, report: Report) -> bool:
         """Ask Tune."""
         return self._referee.ask(report.images_seen, report.metrics, report.done)
+
+    def wish(self) -> Wish:
+        """Nothing: Tune ends a trial at its evaluations."""
+        return Wish.NONE
