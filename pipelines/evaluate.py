@@ -15,10 +15,10 @@ from pipelines.statuses import FAILED, USAGE
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 a metric could not be measured, 2 bad input (nothing was logged)."""
-    options = _parser().parse_intermixed_args(arguments)
+    options = parser().parse_intermixed_args(arguments)
     try:
-        words = [word for word in options.words if _is_target(word)]
-        config = validate(merge({}, dict(parse(word) for word in options.words if not _is_target(word))), EvaluateConfig)
+        words = [word for word in options.words if is_target(word)]
+        config = validate(merge({}, dict(parse(word) for word in options.words if not is_target(word))), EvaluateConfig)
         if options.print_config:
             print(dumps(config.model_dump()), end="")
             return 0
@@ -33,11 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return FAILED if failed else 0
 
 
-def _is_target(word: str) -> bool:
+def is_target(word: str) -> bool:
+    """Whether a word of the command line is something to judge, and no setting."""
     return "=" not in word or "/" in word.partition("=")[0]
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of this command's words; `raygan submit` reads them too."""
     parser = argparse.ArgumentParser(prog="raygan evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "words",

@@ -47,7 +47,7 @@ class Plan(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed or too many images dropped, 2 bad input (nothing was started), 130 interrupted."""
-    options, began = _parser().parse_args(arguments), time.monotonic()
+    options, began = parser().parse_args(arguments), time.monotonic()
     words = list(sys.argv[1:] if arguments is None else arguments)
     with ExitStack() as stack:
         try:
@@ -204,7 +204,8 @@ def _megabytes_given(text: str) -> float:
     return value
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of this command's words; `raygan submit` reads them too."""
     parser = argparse.ArgumentParser(prog="raygan prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="SRC", help="folder, zip archive, Parquet file or folder, torchvision:NAME[:SPLIT]")
     parser.add_argument("destination", metavar="DST", help="a folder, or an address such as s3://bucket/folder")

@@ -17,13 +17,9 @@ from pipelines.statuses import USAGE
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 no such sweep."""
-    parser = argparse.ArgumentParser(prog="raygan report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", help="a sweep's name, or the id of its run")
-    parser.add_argument("words", nargs="*", metavar="mlflow.tracking_uri=URI", help="where it is tracked, unless here")
-    parser.add_argument("--out", type=Path, help="the folder to write to; report-NAME unless given")
-    options = parser.parse_intermixed_args(arguments)
+    options = parser().parse_intermixed_args(arguments)
     try:
-        uri = _tracking_uri(dict(parse(word) for word in options.words))
+        uri = tracking_uri(dict(parse(word) for word in options.words))
         from pipelines import tracking
         from pipelines.sweeps import ledger, publishing
 
@@ -41,12 +37,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _tracking_uri(overrides: dict[str, Any]) -> str | None:
+def tracking_uri(overrides: dict[str, Any]) -> str | None:
+    """The one setting there is.
+
+    Raises:
+        ValueError: another one is given.
+    """
     unknown = [key for key in overrides if key != "mlflow.tracking_uri"]
     if unknown:
         raise ValueError(f"{unknown[0]}: a report has one setting, mlflow.tracking_uri")
     uri: str | None = overrides.get("mlflow.tracking_uri")
     return uri
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of this command's words; `raygan submit` reads them too."""
+    parser = argparse.ArgumentParser(prog="raygan report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", help="a sweep's name, or the id of its run")
+    parser.add_argument("words", nargs="*", metavar="mlflow.tracking_uri=URI", help="where it is tracked, unless here")
+    parser.add_argument("--out", type=Path, help="the folder to write to; report-NAME unless given")
+    return parser
 
 
 if __name__ == "__main__":

@@ -39,10 +39,10 @@ FAR = 2.0  # lengths of a random z: a real digit, in the demo's generator, came 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed, 2 bad input (nothing was written), 130 interrupted."""
-    options = _parser().parse_intermixed_args(arguments)
+    options = parser().parse_intermixed_args(arguments)
     try:
-        deed = _deed(options)
-        uri = _tracking_uri(options.words)
+        deed = deed_of(options)
+        uri = tracking_uri(options.words)
         with terminable():
             print(_do(deed, options, uri), flush=True)
     except ValueError as error:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _deed(options: argparse.Namespace) -> str:
+def deed_of(options: argparse.Namespace) -> str:
     """What is asked for, checked as far as can be without the generator.
 
     Raises:
@@ -79,7 +79,12 @@ def _deed(options: argparse.Namespace) -> str:
     return deed
 
 
-def _tracking_uri(words: list[str]) -> str | None:
+def tracking_uri(words: list[str]) -> str | None:
+    """The one setting there is.
+
+    Raises:
+        ValueError: another one is given.
+    """
     overrides = dict(parse(word) for word in words)
     if unknown := [key for key in overrides if key != "mlflow.tracking_uri"]:
         raise ValueError(f"{unknown[0]}: sampling has one setting, mlflow.tracking_uri; see raygan sample --help")
@@ -206,7 +211,8 @@ def _export(trained: "Trained", folder: Path) -> str:
     return f"generator    {folder}: {', '.join((*portable.FILES, export.PROGRAM))}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of this command's words; `raygan submit` reads them too."""
     parser = argparse.ArgumentParser(prog="raygan sample", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", metavar="TARGET", help="a run id, a checkpoint folder, a models:/ or runs:/ address, an exported folder")
     parser.add_argument("words", nargs="*", metavar="mlflow.tracking_uri=URI", help="where runs and models are tracked, unless here")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed, 2 bad input (nothing was started), 130 interrupted."""
-    options = _parser().parse_intermixed_args(arguments)
+    options = parser().parse_intermixed_args(arguments)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         plan, resumed = _resumed(options) if options.resume else (_planned(options), None)
@@ -84,7 +84,8 @@ def _resumed(options: argparse.Namespace) -> "tuple[SweepPlan, str]":
     return plans.restore(ledger.read_plan(tracker, found.info.run_id), overrides), found.info.run_id
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of this command's words; `raygan submit` reads them too."""
     parser = argparse.ArgumentParser(prog="raygan sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "words", nargs="*", metavar="CONFIG SPACE key=value", help="a config, a search space, then restrictions and overrides"

@@ -15,7 +15,7 @@ from pipelines.statuses import USAGE
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed, 2 bad input (nothing was started), 130 interrupted."""
-    options = _parser().parse_intermixed_args(arguments)
+    options = parser().parse_intermixed_args(arguments)
     try:
         plan = make_plan(options)
         if options.print_config:
@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return conduct.run(plan, ready, local=options.local)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of this command's words; `raygan submit` reads them too."""
     parser = argparse.ArgumentParser(prog="raygan train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "words", nargs="*", metavar="CONFIG key=value", help=f"a YAML file or a packaged config ({', '.join(packaged())}), then overrides"
