@@ -168,7 +168,7 @@ def test_every_sweep_setting_is_in_the_table_with_its_default():
 
 
 def test_every_option_of_sample_is_in_the_table():
-    options = [action.option_strings[-1] for action in sample._parser()._actions if action.option_strings]
+    options = [action.option_strings[-1] for action in sample.parser()._actions if action.option_strings]
     assert sorted(names("Samples")[: len(rows("Samples"))]) == sorted(set(options) - {"--help"})
     said = dict(zip(names("Samples"), (row[1] for row in rows("Samples")), strict=False))
     defaults = {"--candidates": shows.CANDIDATES, "--starts": shows.STARTS, "--steps": shows.STEPS, "--batch-size": many.BATCH_SIZE}
