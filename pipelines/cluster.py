@@ -2,23 +2,39 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ray
+from ray._private import ray_constants
 
 
 @contextmanager
 def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> Iterator[None]:
     """The cluster that $RAY_ADDRESS names, else one of this machine's CPUs and GPUs that ends with the block, with or without Ray's
-    dashboard; workers have `environment`.
+    dashboard, and that only this machine reaches; workers have `environment`.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # "local", or Ray would join whatever cluster `ray start` once made on this machine.
     here = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": dashboard}
     local = {} if os.environ.get("RAY_ADDRESS") else here
     workers = {"runtime_env": {"env_vars": environment}} if environment else {}
-    ray.init(log_to_driver=False, logging_level="ERROR", **workers, **local)
+    with _on_loopback() if local else nullcontext():
+        ray.init(log_to_driver=False, logging_level="ERROR", **workers, **local)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A node that starts in the block has 127.0.0.1 for its address, and then all its servers listen there alone.
+
+    This is how Ray starts on macOS. Asked for `_node_ip_address="127.0.0.1"` elsewhere, it takes the address of the network all the same,
+    and then its control store, its nodes' managers and every worker listen on all interfaces.
+    """
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
