@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 PYTEST := $(VENV)/bin/python -m pytest --durations=10
 
-.PHONY: demo test test-all lint ui bench clean
+.PHONY: demo test test-all style audit lint ui bench clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -16,17 +16,22 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## train on handwritten digits with 2 CPU workers, about 2 minutes
 	$(VENV)/bin/raygan train digits
 
-test: $(READY) lint  ## the tests that run in minutes, after the linters
+test: $(READY) style  ## the tests that run in minutes, after the linters
 	$(PYTEST) -m "not slow"
 
-test-all: $(READY) lint  ## also those marked slow
+test-all: $(READY) style  ## also those marked slow
 	$(PYTEST)
 
-lint: $(READY)  ## style, types, import rules
+style: $(READY)  ## style, types, import rules
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache
+
+lint: style audit  ## style, and known vulnerabilities of the pinned packages
+
+audit: $(READY)
+	$(VENV)/bin/python -m tests.audit
 
 ui: $(READY)  ## MLflow's pages on http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(VENV)/bin/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \

@@ -58,9 +58,7 @@ def test_every_data_set_is_in_the_table_with_its_options_and_their_defaults():
 
 
 def test_every_option_of_prepare_is_in_the_table_with_its_default():
-    options = {
-        action.option_strings[-1]: action for action in prepare.parser()._actions if action.option_strings and action.dest != "help"
-    }
+    options = {action.option_strings[-1]: action for action in prepare.parser()._actions if action.option_strings and action.dest != "help"}
     assert names("Preparing") == list(options)
     for row in rows("Preparing"):
         default = options[row[0].strip("`")].default
