@@ -8,11 +8,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from gan_core.config import FREE_ON_RESUME, DataConfig, GanConfig
-from gan_core.data._tables import without_secrets
+from gan_core.data._tables import possible, without_secrets
 from gan_core.overrides import Tree, differences_that_matter, load
 from gan_core.registry import suggestion
 from gan_core.schema import Section
 from gan_core.sections import ExtractorConfig
+from gan_core.wording import brief, holds_secret
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -23,7 +24,25 @@ def absolute(path: str) -> str:
     Raises:
         ValueError: an address that holds a password.
     """
-    return without_secrets(path) if "://" in path else os.path.abspath(os.path.expanduser(path))
+    return without_secrets(path) if "://" in path else possible(os.path.abspath(os.path.expanduser(path)))
+
+
+def public_uri(uri: str, key: str = "mlflow.tracking_uri") -> str:
+    """The address of a tracking store, which is logged: it may not hold a password or a token.
+
+    Raises:
+        ValueError: it does, or is no address. The message does not repeat it.
+    """
+    try:
+        password = urlsplit(uri).password
+    except ValueError as error:
+        raise ValueError(f"{key}: is no address ({error}); give a server's URL, or sqlite:///mlflow.db") from None
+    if password or holds_secret(uri):
+        raise ValueError(
+            f"{key}: holds a password or a token, and addresses are logged; give it in MLFLOW_TRACKING_USERNAME and "
+            f"MLFLOW_TRACKING_PASSWORD, or in MLFLOW_TRACKING_TOKEN; a database's own in its own variables, such as PGPASSWORD"
+        )
+    return uri
 
 
 class RayConfig(Section):
@@ -78,12 +97,7 @@ class MlflowConfig(Section):
     @field_validator("tracking_uri")
     @classmethod
     def _no_secrets(cls, uri: str | None) -> str | None:
-        if uri and urlsplit(uri).password:
-            raise ValueError(
-                "mlflow.tracking_uri: holds a password, and configs are logged; give it in MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD"
-            )
-        return uri
+        return public_uri(uri) if uri else None
 
 
 class JobConfig(GanConfig):
@@ -118,12 +132,12 @@ def load_named(config: str) -> Tree:
     Raises:
         ValueError: there is neither.
     """
-    bundled = CONFIGS / f"{config}.yaml"
+    bundled = CONFIGS / f"{Path(possible(config)).name}.yaml"
     if not Path(config).is_file() and bundled.is_file():
         return load(bundled)
     if not Path(config).is_file():
         near = suggestion(config, packaged())
-        raise ValueError(f"no config file at '{config}'{near}; give a path to a YAML file, or one of: {', '.join(packaged())}")
+        raise ValueError(f"no config file at {brief(config)}{near}; give a path to a YAML file, or one of: {', '.join(packaged())}")
     return load(config)
 
 

@@ -14,7 +14,7 @@ import ray.train.torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines import apart, rank
+from pipelines import apart, rank, tracking
 from pipelines.cluster import connected
 from pipelines.config import JobConfig
 from pipelines.progress import Watcher
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 POLL_SECONDS, ANSWER_SECONDS, STOP_SECONDS = 0.5, 0.1, 60.0
 CONTROLLER_RETRIES = 5
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 Said = tuple[int, dict[str, float]] | rank.Question | str
@@ -96,7 +95,7 @@ def require_reachable_from_all_nodes(tracking_uri: str) -> None:
         ValueError: the store is a file on this machine and the cluster has several nodes.
     """
     nodes = sum(node["Alive"] for node in ray.nodes())
-    here = urlsplit(tracking_uri).hostname in LOOPBACK or tracking_uri.startswith("sqlite:")
+    here = urlsplit(tracking_uri).hostname in tracking.LOOPBACK or tracking_uri.startswith("sqlite:")
     if nodes > 1 and here:
         raise ValueError(
             f"mlflow.tracking_uri: {tracking_uri} is reached on this machine only, and the cluster has {nodes} nodes; start a server with "

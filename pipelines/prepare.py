@@ -22,7 +22,7 @@ import PIL
 import pyarrow.fs
 
 from gan_core.data._decode import FILTERS, CorruptImageError, Layout, quietly, size_of
-from gan_core.data._tables import Place, without_secrets
+from gan_core.data._tables import Place, possible
 from pipelines.preparing import finish, places, sources, state, tell, work
 from pipelines.preparing.inventory import Block, Inventory, Request
 from pipelines.preparing.shard import Job, Record
@@ -136,7 +136,7 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 def _absolute(path: str) -> str:
     """From the root; addresses stay as they are."""
-    return without_secrets(path) if "://" in path else os.path.abspath(os.path.expanduser(path))
+    return possible(path if "://" in path else os.path.abspath(os.path.expanduser(path)))
 
 
 def _require_effect(options: argparse.Namespace, names: Sequence[str], *, effective: bool, of: str) -> None:

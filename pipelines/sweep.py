@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gan_core import registry
 from gan_core.overrides import parse
+from gan_core.wording import brief
 from pipelines.config import packaged
 from pipelines.plan import check
 from pipelines.statuses import USAGE
@@ -79,7 +80,8 @@ def _resumed(options: argparse.Namespace) -> "tuple[SweepPlan, str]":
     if found is None:
         known = ledger.names(tracker)
         raise ValueError(
-            f"no sweep '{options.resume}' in {tracker.uri}{registry.suggestion(options.resume, known)}; known: {', '.join(known) or 'none'}"
+            f"no sweep {brief(options.resume)} in {tracker.uri}{registry.suggestion(options.resume, known)}; "
+            f"known: {', '.join(known) or 'none'}"
         )
     return plans.restore(ledger.read_plan(tracker, found.info.run_id), overrides), found.info.run_id
 
