@@ -49,19 +49,28 @@ class RayConfig(Section):
     """Ray Train: workers, their resources, and the storage that all nodes reach.
 
     `use_gpu: null` takes GPUs where the cluster has one for each worker. The last `checkpoints_to_keep` checkpoints are kept, and the
-    best one beside them. After `max_failures` lost workers the run fails.
+    best one beside them. After `max_failures` lost workers the run fails; nodes that are taken away with notice are not counted.
+
+    `min_workers` lets a run go on with fewer than `num_workers` while the cluster has no more, and take more again: each change is a
+    restart from the last checkpoint. `placement` is Ray's: workers near each other or apart, as far as possible or strictly.
+    A run that lost its machines waits `machines_timeout_seconds` for others. Ranks that wait for each other in vain are ended after
+    `collective_timeout_seconds` by PyTorch; those that stand still anywhere, after `stall_timeout_seconds`.
 
     `asynchronous_evaluation` scores each checkpoint in a Ray task of its own, which has `evaluation_cpus` and `evaluation_gpus` and is
     given up after `evaluation_timeout_seconds`, while the workers train on.
     """
 
     num_workers: Annotated[int, Field(gt=0)] = 1
+    min_workers: Annotated[int, Field(gt=0)] | None = None
+    placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack"
     use_gpu: bool | None = None
     cpus_per_worker: Annotated[float, Field(gt=0.0)] = 1.0
     storage_path: Annotated[str, AfterValidator(absolute)] = Field(default="runs", validate_default=True)
     checkpoints_to_keep: Annotated[int, Field(gt=0)] = 3
     max_failures: Annotated[int, Field(ge=0)] = 3
     collective_timeout_seconds: Annotated[float, Field(gt=0.0)] = 300.0
+    stall_timeout_seconds: Annotated[float, Field(ge=5.0)] = 600.0
+    machines_timeout_seconds: Annotated[float, Field(gt=0.0)] = 3600.0
     asynchronous_evaluation: bool = False
     evaluation_cpus: Annotated[float, Field(ge=0.0)] = 1.0
     evaluation_gpus: Annotated[float, Field(ge=0.0)] = 0.0
@@ -73,7 +82,17 @@ class RayConfig(Section):
         unused = [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
         if unused and not self.asynchronous_evaluation:
             raise ValueError(f"ray.{unused[0]} has no effect without ray.asynchronous_evaluation; set that to true")
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(
+                f"ray.min_workers: given {self.min_workers}, which is more than ray.num_workers, {self.num_workers}; lower it, or raise "
+                f"ray.num_workers"
+            )
         return self
+
+    @property
+    def fewest_workers(self) -> int:
+        """The least number of workers that the run goes on with."""
+        return self.num_workers if self.min_workers is None else self.min_workers
 
 
 # Who scores must not change within a run: the workers do not know which checkpoint the other ones found best.

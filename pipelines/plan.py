@@ -85,19 +85,46 @@ def check(config: JobConfig, *, local: bool, command: str = "train") -> Ready:
         raise ValueError("ray.asynchronous_evaluation: it needs Ray; leave out --local, or set it to false")
     if local and config.ray.use_gpu and not torch.cuda.is_available():
         raise ValueError("ray.use_gpu: this machine has no GPU that PyTorch can use; set it to false")
-    config.require_divisible(config.ray.num_workers)
+    if local and config.ray.min_workers is not None:
+        raise ValueError("ray.min_workers: --local is one worker for good; leave it out")
+    _require_divisible_by_all_sizes(config)
     if environment.ray_job_id():
         _require_lasting_places(config)
     storage.require_writable(config.ray.storage_path)
     dataset = load_dataset(config.gan())
     generator, discriminator = build_networks(config.gan(), dataset)
-    require_fitting(config.gan(), dataset, generator, discriminator, ranks=config.ray.num_workers)
+    for ranks in range(config.ray.fewest_workers, config.ray.num_workers + 1):
+        require_fitting(config.gan(), dataset, generator, discriminator, ranks=ranks)
     extractor = config.evaluation.extractor.name
     if extractor != "pixels":
         print(f"raygan {command}: preparing the extractor {extractor}, once for these data", file=sys.stderr)
     train, held_out = held_out_split(len(dataset), config.diagnostics.held_out)
     evaluation.build_judge(config.gan(), dataset, train, held_out, torch.device("cpu"))
     return Ready(dataset, cautions(config.gan(), discriminator))
+
+
+def _require_divisible_by_all_sizes(config: JobConfig) -> None:
+    """Whatever number of workers an elastic run may come to have, its batch must be divisible by it.
+
+    Raises:
+        ValueError: it is not.
+    """
+    sizes = range(config.ray.fewest_workers, config.ray.num_workers + 1)
+    unfit = [size for size in sizes if not _divides(config, size)]
+    if len(unfit) > 0 and len(sizes) > 1:
+        raise ValueError(
+            f"ray.min_workers: of {sizes[0]} to {sizes[-1]} workers, {', '.join(map(str, unfit))} cannot share the batch of "
+            f"{config.batch_size} equally; choose a batch_size that all these numbers divide, or a narrower range"
+        )
+    config.require_divisible(config.ray.num_workers)
+
+
+def _divides(config: JobConfig, ranks: int) -> bool:
+    try:
+        config.require_divisible(ranks)
+    except ValueError:
+        return False
+    return True
 
 
 def _require_lasting_places(config: JobConfig) -> None:

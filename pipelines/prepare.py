@@ -27,8 +27,8 @@ from pipelines.preparing import finish, places, sources, state, tell, work
 from pipelines.preparing.inventory import Block, Inventory, Request
 from pipelines.preparing.shard import Job, Record
 from pipelines.preparing.torchvision_sets import TORCHVISION
-from pipelines.signals import terminable
-from pipelines.statuses import FAILED, INTERRUPTED, USAGE
+from pipelines.signals import status_of, terminable
+from pipelines.statuses import FAILED, USAGE
 
 VERSION = 2  # of the settings: to be raised when the same source shall become other pixels
 SHARDS_WANTED = 32
@@ -79,9 +79,9 @@ def _carry_out(plan: Plan, options: argparse.Namespace, *, owner: str, again: st
             dropped = len(about["dropped"])
             accepted = about["count"] > 0 and dropped <= options.max_dropped * about["found"]
             finish.keep(plan.place, about, records, accepted=accepted, owner=owner)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print(f"\ninterrupted; {len(done)} of {len(plan.blocks)} shards are complete; {again}", file=sys.stderr)
-        return INTERRUPTED
+        return status_of(interruption)
     except (RuntimeError, OSError, ValueError) as error:  # ValueError: pyarrow's, of damaged files, and of labels out of bounds
         print(f"\nraygan prepare: {error}\n{len(done)} of {len(plan.blocks)} shards are complete; {again}", file=sys.stderr)
         return FAILED

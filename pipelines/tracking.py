@@ -149,7 +149,7 @@ def create_run(
     _require_artifacts_away_from_here(tracker, run.info.artifact_uri)
     try:
         describe_run(tracker, run_id, config, dataset, facts)
-    except Exception:
+    except BaseException:  # also Ctrl-C
         tracker.client.set_terminated(run_id, "FAILED")
         raise
     return run_id

@@ -14,7 +14,7 @@ from pipelines.statuses import USAGE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 failed, 2 bad input (nothing was started), 130 interrupted."""
+    """Returns the exit status: 0 done, 1 failed, 2 bad input (nothing was started), 130 Ctrl-C, 143 SIGTERM."""
     options = parser().parse_intermixed_args(arguments)
     try:
         plan = make_plan(options)
