@@ -13,6 +13,7 @@ from gan_core import evaluation
 from gan_core.datatypes import ImageDataset
 from pipelines import export, storage, tracking
 from pipelines.config import JobConfig
+from pipelines.guard import only_driver
 from pipelines.patience import end_early, patiently
 from pipelines.plan import Plan, Ready
 from pipelines.progress import Progress
@@ -46,15 +47,21 @@ def run(plan: Plan, ready: Ready, *, local: bool) -> int:
             tracker = tracking.connect(config.mlflow.tracking_uri, config.mlflow.experiment)
             if plan.resume:
                 tracker = tracking.require_continuation(tracker, plan.resume, config, dataset, local=local)
+            if plan.once and not plan.resume:
+                stack.enter_context(only_driver(f"once-{tracker.experiment_id}-{plan.name}", config.ray.storage_path, say))
+                if tracking.named_run(tracker, config.mlflow.experiment, plan.name) is not None:
+                    raise ValueError(f"--once: a run called {plan.name} has just been started; repeat the command to go on with it")
             export.require_registry(tracker, config.mlflow.registered_model)
             clock.lap("tracking")
             launch = _launcher(config, tracker, stack, local=local)
             clock.lap("ray")
             if plan.resume:
                 run_id = plan.resume
+                stack.enter_context(only_driver(run_id, config.ray.storage_path, say, in_cluster=not local))
                 tracking.reopen_run(tracker, run_id, config, plan.before)
             else:
                 run_id = tracking.create_run(tracker, config, dataset, plan.name, ready.cautions)
+                stack.enter_context(only_driver(run_id, config.ray.storage_path, say, in_cluster=not local))
             clock.lap("mlflow_run")
         except KeyboardInterrupt as interruption:
             again = f"; continue it with: {_again(plan, plan.resume, local=local)}" if plan.resume else ", nothing was started"

@@ -9,6 +9,7 @@ from pipelines.config import JobConfig
 
 Resources = Mapping[str, float]
 ROUNDING = 1e-6  # 1.0 // 0.2 is 4
+NODES_NAMED = 8
 
 
 def room(node: Resources, bundle: Resources) -> int:
@@ -66,6 +67,7 @@ def require_room(config: JobConfig) -> None:
         raise ValueError(
             f"ray.num_workers: {demand(config, bundle)} do not fit; {_listed(nodes, bundle)}. Lower "
             f"{'ray.min_workers' if asked.min_workers else 'ray.num_workers'} or ray.cpus_per_worker, "
+            f"{'set ray.use_gpu=false, ' if 'GPU' in bundle else ''}"
             f"{'choose ray.placement=pack, ' if asked.placement.startswith('strict') else ''}or add machines"
         )
     task = {"CPU": asked.evaluation_cpus, "GPU": asked.evaluation_gpus}
@@ -92,7 +94,8 @@ def present(bundle: Resources) -> str:
 def _listed(nodes: Mapping[str, Resources], bundle: Resources) -> str:
     kinds = [kind for kind, amount in bundle.items() if amount > 0]
     named = [f"{address} has {_amounts({kind: has.get(kind, 0.0) for kind in kinds})}" for address, has in nodes.items()]
-    return f"node {', node '.join(named)}" if named else "there is no node"
+    more = f", and {len(named) - NODES_NAMED} more nodes" if len(named) > NODES_NAMED else ""
+    return f"node {', node '.join(named[:NODES_NAMED])}{more}" if named else "there is no node"
 
 
 def _amounts(resources: Resources) -> str:

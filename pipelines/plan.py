@@ -19,12 +19,16 @@ from pipelines.config import JobConfig, load_named, require_resumable
 
 
 class Plan(NamedTuple):
-    """The config, a name for the run; and for a continuation the run to resume with its flattened config."""
+    """The config, a name for the run; and for a continuation the run to resume with its flattened config. `once` says that the name is to
+    be the run's alone, `finished` that such a run is complete.
+    """
 
     config: JobConfig
     name: str
     resume: str | None
     before: dict[str, str]
+    once: bool = False
+    finished: bool = False
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
@@ -41,6 +45,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
     if named is None:
         raise ValueError("give a config: a YAML file, or the name of a packaged one such as digits")
     config = validate(merge(load_named(named), overrides), JobConfig)
+    if options.once:
+        return _once(options.once, config)
     return Plan(config, config.mlflow.run_name or Path(named).stem, None, {})
 
 
@@ -56,6 +62,23 @@ def _from_past(options: argparse.Namespace, named: str | None, overrides: Tree) 
     before = flatten(validate(stored, JobConfig))
     require_resumable(before, flatten(config), past)
     return Plan(config, past, past, before)
+
+
+def _once(name: str, config: JobConfig) -> Plan:
+    """The run called `name` in the config's experiment, to be started, gone on with, or left as it is."""
+    from pipelines import tracking
+
+    if config.mlflow.run_name not in (None, name):
+        raise ValueError(f"mlflow.run_name: given '{config.mlflow.run_name}' beside --once {name}; leave one of them out")
+    tracker = tracking.reach(config.mlflow.tracking_uri)
+    run = tracking.named_run(tracker, config.mlflow.experiment, name)
+    if run is None:
+        return Plan(config, name, None, {}, once=True)
+    if run.info.status == "FINISHED":
+        return Plan(config, name, run.info.run_id, {}, once=True, finished=True)
+    before = flatten(validate(tracking.read_config(tracker, run.info.run_id), JobConfig))
+    require_resumable(before, flatten(config), run.info.run_id)
+    return Plan(config, name, run.info.run_id, before, once=True)
 
 
 def _stored_config(run: str, tracking_uri: str | None) -> Tree:

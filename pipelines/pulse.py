@@ -14,10 +14,12 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 BEAT_SECONDS, ANSWER_SECONDS = 1.0, 10.0
+ROOT = f"{Path(__file__).parents[1]}/"
 TRAINING, STARTING, DONE = "training", "starting", "done"
 # What a rank is doing, by the outermost of its frames that is one of these; such pauses may be long.
 PAUSES = {
     "gan_core/trainer.py:_round": TRAINING,
+    "gan_core/trainer.py:_evaluate": "evaluating",
     "gan_core/evaluation.py": "evaluating",
     "gan_core/building.py": "loading the data",
     "pipelines/rank.py:save": "saving a checkpoint",
@@ -64,9 +66,8 @@ def view(frame: FrameType | None) -> View:
     doing, place, waits, uploads = STARTING, "", False, False
     while frame is not None:
         file, name = frame.f_code.co_filename, frame.f_code.co_name
-        where = f"{'/'.join(Path(file).parts[-2:])}:{name}"
-        ours = where.startswith(("gan_core/", "pipelines/")) or "/gan_core/" in file
-        if ours and not place:
+        where = f"{file.removeprefix(ROOT)}:{name}"
+        if not place and where.startswith(("gan_core/", "pipelines/")):
             place = f"{name} ({Path(file).name}:{frame.f_lineno})"
         uploads = uploads or f"{file}:{name}".endswith(UPLOAD)
         waits = waits or (not place and any(meeting in f"{file}:{name}" for meeting in MEETINGS))

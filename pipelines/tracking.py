@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from gan_core.datatypes import ImageDataset
@@ -227,6 +227,21 @@ def read_config(tracker: Tracker, run_id: str) -> dict[str, Any]:
     if not is_described(tracker, run_id):
         raise ValueError(f"run {run_id} in {tracker.uri} has no {CONFIG_FILE}: raygan did not make it")
     return loads(read_text(tracker, run_id, CONFIG_FILE), f"config of run {run_id}")
+
+
+def named_run(tracker: Tracker, experiment: str, name: str) -> Run | None:
+    """The newest run called `name` in the experiment, of those that were made completely; None where there is none.
+
+    Raises:
+        ValueError: the name cannot be searched for.
+    """
+    if "'" in name or '"' in name:
+        raise ValueError(f"--once: a name without quotes is needed, given {name}")
+    found = tracker.client.get_experiment_by_name(experiment)
+    if found is None:
+        return None
+    runs = tracker.client.search_runs([found.experiment_id], f"attributes.run_name = '{name}'", order_by=["attributes.start_time DESC"])
+    return next((run for run in runs if is_described(tracker, run.info.run_id)), None)
 
 
 def is_described(tracker: Tracker, run_id: str) -> bool:

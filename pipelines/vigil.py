@@ -32,8 +32,8 @@ def stall(heard: Sequence[Heard], now: float | None = None) -> Stall | None:
     told = [_fault(each, now, silent=bool(silent)) for each in culprits]
     waiting = [each for each in heard if each not in culprits]
     if waiting:
-        whom = "it" if len(culprits) == 1 else "them"
-        told.append(f"{', '.join(f'{_name(each)} in {each.beat.place or each.beat.doing}' for each in waiting)} waits for {whom}")
+        whom, verb = "it" if len(culprits) == 1 else "them", "waits" if len(waiting) == 1 else "wait"
+        told.append(f"{', '.join(f'{_name(each)} in {each.beat.place or each.beat.doing}' for each in waiting)} {verb} for {whom}")
     return Stall(seconds, culprits, "; ".join(told))
 
 
