@@ -21,7 +21,6 @@ from gan_core.sections import (
     Whole,
 )
 from gan_core.variants import VARIANTS
-from gan_core.wording import brief
 
 Precision = Literal["auto", "float32", "bfloat16", "float64"]
 
@@ -88,7 +87,7 @@ class NetworkConfig(Section):
         for player, supplied in (("generator", SUPPLIED_BY_DATA | {"z_dim"}), ("discriminator", SUPPLIED_BY_DATA)):
             options = given.get(player) or {}
             if not isinstance(options, dict):
-                raise ValueError(f"network.{player}: must hold keys and values, given {brief(options)}")
+                raise ValueError(f"network.{player}: must hold keys and values, given {options!r}")
             completed[player] = checked_keywords(f"network.{player}", getattr(module, player), options, supplied=supplied)
         return completed
 

@@ -10,6 +10,7 @@
 
 import argparse
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,8 +28,7 @@ from gan_core.theory import bounds, dirac, game, saturation, stability
 from gan_core.theory.check import DIFFERS
 from pipelines import environment, theory_plots, tracking
 from pipelines.config import MlflowConfig
-from pipelines.signals import status_of, terminable
-from pipelines.statuses import FAILED, USAGE
+from pipelines.statuses import FAILED, INTERRUPTED, USAGE
 from pipelines.theory_report import (
     Findings,
     as_csv,
@@ -71,17 +71,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"raygan theory: {error}", file=sys.stderr)
         return USAGE
     torch.set_num_threads(1)  # the networks are small: a second thread makes them slower
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what `ray job stop` sends
     try:
-        with terminable():
-            return _run(job)
-    except KeyboardInterrupt as interruption:
+        return _run(job)
+    except KeyboardInterrupt:
         tracker.client.set_terminated(job.run_id, "KILLED")
         print("\ninterrupted", file=sys.stderr)
-        return status_of(interruption)
+        return INTERRUPTED
     except Exception as error:  # the run in MLflow must say that it failed
         print(f"\nraygan theory: run {job.run_id} failed: {error}", file=sys.stderr)
         tracker.client.set_terminated(job.run_id, "FAILED")
         return FAILED
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:
