@@ -17,7 +17,7 @@ from pipelines.patience import end_early, patiently
 from pipelines.plan import Plan, Ready
 from pipelines.progress import Progress
 from pipelines.signals import terminable
-from pipelines.statuses import FAILED, INTERRUPTED, TERMINATED, USAGE
+from pipelines.statuses import FAILED, INTERRUPTED, USAGE
 from pipelines.tracking import Tracker
 from pipelines.worker import SAMPLES, Job, Outcome
 
@@ -83,11 +83,7 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
         with terminable():
             with _closed(Progress(config.total_kimg, evaluation.objective(config.gan(), ride.dataset)[0])) as progress:
                 outcome = launch(job, config, progress)
-            if outcome["stopped"]:
-                end_early(tracker, run_id, "KILLED")
-                print(f"\nstopped at {outcome['images_seen'] / 1000:.1f} kimg, as asked; {remedy}", file=sys.stderr)
-                return TERMINATED
-            if outcome["failure"] and not outcome["resumable"]:  # resuming would repeat it
+            if outcome["failure"]:  # resuming would repeat it
                 remedy = f"start again with other settings: raygan train --from-run {run_id} key=value ..."
             if outcome["failure"] or outcome["undelivered"]:
                 raise RuntimeError(" ".join(filter(None, (outcome["failure"], outcome["undelivered"]))))

@@ -30,8 +30,7 @@ class RayConfig(Section):
     """Ray Train: workers, their resources, and the storage that all nodes reach.
 
     `use_gpu: null` takes GPUs where the cluster has one for each worker. The last `checkpoints_to_keep` checkpoints are kept, and the
-    best one beside them. After `max_failures` lost workers the run fails. A storage that is full or gone is waited for, at most
-    `storage_timeout_seconds`. After a loss that is NaN the run goes back to the last checkpoint, `max_rollbacks` times to the same one.
+    best one beside them. After `max_failures` lost workers the run fails.
 
     `asynchronous_evaluation` scores each checkpoint in a Ray task of its own, which has `evaluation_cpus` and `evaluation_gpus` and is
     given up after `evaluation_timeout_seconds`, while the workers train on.
@@ -43,8 +42,6 @@ class RayConfig(Section):
     storage_path: Annotated[str, AfterValidator(absolute)] = Field(default="runs", validate_default=True)
     checkpoints_to_keep: Annotated[int, Field(gt=0)] = 3
     max_failures: Annotated[int, Field(ge=0)] = 3
-    max_rollbacks: Annotated[int, Field(ge=0)] = 2
-    storage_timeout_seconds: Annotated[float, Field(ge=0.0)] = 600.0
     collective_timeout_seconds: Annotated[float, Field(gt=0.0)] = 300.0
     asynchronous_evaluation: bool = False
     evaluation_cpus: Annotated[float, Field(ge=0.0)] = 1.0

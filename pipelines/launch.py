@@ -14,10 +14,9 @@ import ray.train.torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines import apart, rank, storage
+from pipelines import apart, rank
 from pipelines.cluster import connected
 from pipelines.config import JobConfig
-from pipelines.forgiving import ForgivingTrainer
 from pipelines.progress import Watcher
 from pipelines.signals import in_thread
 
@@ -126,8 +125,7 @@ def launch(job: "Job", config: JobConfig, progress: Watcher, ask: Ask | None = N
     board = _Board.options(scheduling_strategy=beside_the_driver).remote()  # type: ignore[attr-defined]
     credentials = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_TRACKING_")}
     on_gpu, apart_too = uses_gpu(config), config.ray.asynchronous_evaluation
-    storage.settle_ray_list(storage.place_of(config.ray.storage_path, job["run_id"]), needed=apart_too)
-    trainer = ForgivingTrainer(
+    trainer = ray.train.torch.TorchTrainer(
         rank.train,
         train_loop_config={"job": job, "board": board, "credentials": credentials, "validates": apart_too, "asks": ask is not None},
         validation_config=_validation(config, apart.Told(job=job, credentials=credentials, board=board)) if apart_too else None,
@@ -139,7 +137,7 @@ def launch(job: "Job", config: JobConfig, progress: Watcher, ask: Ask | None = N
             name=job["run_id"],
             storage_path=config.ray.storage_path,
             failure_config=FailureConfig(max_failures=config.ray.max_failures, controller_failure_limit=CONTROLLER_RETRIES),
-            checkpoint_config=CheckpointConfig(num_to_keep=config.ray.checkpoints_to_keep),  # of those that it scores
+            checkpoint_config=CheckpointConfig(num_to_keep=config.ray.checkpoints_to_keep),
         ),
     )
     fitting = in_thread(trainer.fit, "ray-train")

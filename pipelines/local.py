@@ -1,11 +1,12 @@
 """A run without Ray: one rank, in this process, with the same checkpoints and the same MLflow run. For debugging."""
 
-import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import pyarrow.fs
 import torch
 
 from gan_core import Report
@@ -13,23 +14,20 @@ from gan_core.wishes import Wish
 from pipelines import storage, worker
 from pipelines.config import JobConfig
 from pipelines.progress import Progress
-from pipelines.shelf import Shelf
-from pipelines.signals import asked_to_end
 
 
 class LocalSession:
-    """A Session in the driver's own process, keeping checkpoints in `<storage_path>/<run id>`. `ending` is set when the run is to stop."""
+    """A Session in the driver's own process, keeping checkpoints in `<storage_path>/<run id>`."""
 
     rank = node_rank = local_rank = 0
 
-    def __init__(self, config: JobConfig, run_id: str, progress: Progress, ending: threading.Event) -> None:
-        asked, self._ending = config.ray, ending
-        self.show, self.say = progress.show, progress.say
-        place = storage.place_of(asked.storage_path, run_id)
-        self._shelf = Shelf(place, keep=asked.checkpoints_to_keep, timeout_seconds=asked.storage_timeout_seconds, say=self.say)
-        self._shelf.prepare()
-        use_gpu = torch.cuda.is_available() if asked.use_gpu is None else asked.use_gpu
+    def __init__(self, config: JobConfig, run_id: str, progress: Progress) -> None:
+        self.folder = Path(config.ray.storage_path) / run_id
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.keep = config.ray.checkpoints_to_keep
+        use_gpu = torch.cuda.is_available() if config.ray.use_gpu is None else config.ray.use_gpu
         self.device = torch.device("cuda" if use_gpu else "cpu")
+        self.show, self.say = progress.show, progress.say
 
     def wait_for_all(self) -> None:
         """There is one rank."""
@@ -39,27 +37,28 @@ class LocalSession:
         return True
 
     def wish(self) -> Wish:
-        """To stop, once SIGTERM came."""
-        return Wish.STOP if self._ending.is_set() else Wish.NONE
+        """Nothing."""
+        return Wish.NONE
 
-    def latest_checkpoint(self) -> AbstractContextManager[storage.Found]:
-        """The newest sound one, from a run with Ray or without."""
-        return self._shelf.newest()
+    @contextmanager
+    def latest_checkpoint(self) -> Iterator[Path | None]:
+        """The newest complete checkpoint, from a run with Ray or without."""
+        yield storage.latest_in(self.folder)
 
     def save(self, name: str, fill: Callable[[Path], None], *, best_at: int | None) -> None:
-        """Write a checkpoint, and thin out the old ones."""
-        self._shelf.save(name, fill, best_at=best_at)
-
-    def recall(self) -> dict[str, Any]:
-        """From the run's folder."""
-        return self._shelf.recall()
-
-    def remember(self, facts: dict[str, Any]) -> None:
-        """In the run's folder."""
-        self._shelf.remember(facts)
+        """Write a checkpoint that appears when it is complete, and thin out the old ones."""
+        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.folder))
+        try:
+            fill(temporary)
+            if best_at is not None:
+                storage.keep_best(pyarrow.fs.LocalFileSystem(), str(self.folder), temporary, best_at)
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            temporary.rename(self.folder / name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        storage.keep_latest(self.folder, self.keep)
 
 
 def launch(job: worker.Job, config: JobConfig, progress: Progress) -> worker.Outcome:
-    """Run the job here and now. SIGTERM has it checkpoint and stop; a second one is as Ctrl-C."""
-    with asked_to_end() as ending:
-        return worker.run(job, LocalSession(config, job["run_id"], progress, ending))
+    """Run the job here and now."""
+    return worker.run(job, LocalSession(config, job["run_id"], progress))

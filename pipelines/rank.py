@@ -1,6 +1,7 @@
 """What Ray Train runs on every rank. Imports are inside: Ray's controller loads this module too, and needs no PyTorch for it."""
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from gan_core import Report
     from gan_core.wishes import Wish
-    from pipelines.config import JobConfig
-    from pipelines.storage import Found
     from pipelines.worker import Outcome
 
 ANSWER_SECONDS = 0.05
@@ -25,121 +24,61 @@ class Question(NamedTuple):
     done: bool
 
 
-class Restart(RuntimeError):  # noqa: N818 - it is a wish rather than an error
-    """A rank that leaves so that the group starts again, with what it has noted beside the checkpoints; no failure of the run."""
-
-
 def train(told: dict[str, Any]) -> "Outcome":
     """Run the job that the driver sent, as one rank."""
     os.environ.update(told["credentials"])  # for MLflow; not in the runtime environment, which the dashboard shows
 
-    from gan_core import OutOfMemoryError
-    from gan_core.overrides import validate
-    from pipelines import worker
-    from pipelines.config import JobConfig
+    from pipelines import gauges, worker
 
-    session = RaySession(validate(told["job"]["config"], JobConfig), told["board"], validates=told["validates"], asks=told["asks"])
-    try:
-        return worker.run(told["job"], session)
-    except OutOfMemoryError as error:
-        raise Restart(str(error)) from None
+    labels = gauges.labels_of(told["job"]["run_id"], told["job"]["config"])
+    return worker.run(told["job"], RaySession(told["board"], labels, validates=told["validates"], asks=told["asks"]))
 
 
 class RaySession:
-    """A Session inside a Ray Train worker; `validates` lets Ray Train have each checkpoint scored, `asks` waits for leave to go on."""
+    """A Session inside a Ray Train worker; `validates` lets Ray Train have each checkpoint scored, `asks` waits for leave to go on.
 
-    def __init__(self, config: "JobConfig", board: Any, *, validates: bool, asks: bool) -> None:
+    `labels` are the run's gauges'.
+    """
+
+    def __init__(self, board: Any, labels: dict[str, str], *, validates: bool, asks: bool) -> None:
         import ray.train.torch
-
-        from pipelines.shelf import Shelf
-        from pipelines.storage import Place
 
         context = ray.train.get_context()
         self.rank, self.node_rank, self.local_rank = context.get_world_rank(), context.get_node_rank(), context.get_local_rank()
         self.device = ray.train.torch.get_device()
-        self._board = board
+        self._storage = context.get_storage()
+        self._board, self._labels = board, labels
         self._validates, self._asks = validates, asks
-        asked, kept = config.ray, context.get_storage()
-        self._shelf = Shelf(
-            Place(kept.storage_filesystem, kept.experiment_fs_path),
-            keep=None if validates else asked.checkpoints_to_keep,  # Ray Train deletes none that waits to be scored
-            timeout_seconds=asked.storage_timeout_seconds,
-            say=self.say,
-        )
-        if self.rank == 0:
-            self._shelf.prepare()
 
     @contextmanager
-    def latest_checkpoint(self) -> "Iterator[Found]":
-        """The newest sound one, which rank 0 chooses, of a run with Ray or without."""
-        from gan_core.checkpoint import DamagedError
+    def latest_checkpoint(self) -> Iterator[Path | None]:
+        """The checkpoint that Ray Train resumes from, else the newest that a run without Ray left in the same place."""
+        import ray.train
+
         from pipelines import storage
 
-        if self.rank == 0:
-            try:
-                with self._shelf.newest() as found:
-                    self._from_rank_zero([found.name, found.damaged, ""])
-                    yield found
-            except DamagedError as error:
-                self._from_rank_zero([None, {}, str(error)])
-                raise
-            return
-        name, damaged, failure = self._from_rank_zero(None)
-        if failure:
-            raise DamagedError(failure)
-        if name is None:
-            yield storage.Found(None, None, damaged)
-            return
-        with storage.opened(self._shelf.place, name) as folder:
-            yield storage.Found(name, folder, damaged)
+        found = ray.train.get_checkpoint()
+        if found is None:
+            with storage.latest_at(self._storage.storage_filesystem, self._storage.experiment_fs_path) as newest:
+                yield newest
+        else:
+            with found.as_directory() as folder:
+                yield Path(folder)
 
     def save(self, name: str, fill: Callable[[Path], None], *, best_at: int | None) -> None:
-        """Rank 0 writes; the others wait for it outside any collective, which would time out.
-
-        Where checkpoints are scored beside the training, Ray Train hears of each scheduled one once: of two by one name it would delete
-        the new one together with the old.
-        """
-        from pipelines import storage
-        from pipelines.shelf import StorageError
-
-        failure, to_be_scored = "", False
-        if self.rank == 0:
-            try:
-                self._shelf.save(name, fill, best_at=best_at)
-            except StorageError as error:
-                failure = str(error)
-            scheduled = self._validates and name.startswith(storage.PREFIX)
-            to_be_scored = scheduled and not failure and name not in storage.ray_list(self._shelf.place)
-        failure, to_be_scored = self._from_rank_zero([failure, to_be_scored])
-        if failure:
-            raise StorageError(failure)
-        if to_be_scored:
-            self._report(name)
-
-    def _report(self, name: str) -> None:
+        """Hand a checkpoint to Ray Train, which makes it durable before this returns."""
         import ray.train
-        from ray.train import CheckpointUploadMode
 
-        place = self._shelf.place
-        here = ray.train.Checkpoint(f"{place.folder}/{name}", filesystem=place.filesystem) if self.rank == 0 else None
-        upload_mode = CheckpointUploadMode.NO_UPLOAD
-        ray.train.report(
-            {"checkpoint": name}, here, checkpoint_dir_name=name, checkpoint_upload_mode=upload_mode, validation=self.rank == 0
-        )
+        from pipelines import storage
 
-    def recall(self) -> dict[str, Any]:
-        """Rank 0 reads the run's folder."""
-        facts: dict[str, Any] = self._from_rank_zero(self._shelf.recall() if self.rank == 0 else None)
-        return facts
-
-    def remember(self, facts: dict[str, Any]) -> None:
-        """In the run's folder."""
-        self._shelf.remember(facts)
-
-    def _from_rank_zero(self, value: Any) -> Any:
-        from ray.train.collective import broadcast_from_rank_zero
-
-        return broadcast_from_rank_zero(value)
+        with tempfile.TemporaryDirectory(prefix="raygan-") as folder:
+            checkpoint = None
+            if self.rank == 0:
+                fill(Path(folder))
+                if best_at is not None:
+                    storage.keep_best(self._storage.storage_filesystem, self._storage.experiment_fs_path, Path(folder), best_at)
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report({"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name, validation=self._validates)
 
     def wait_for_all(self) -> None:
         """Returns when every rank has called it, however long one of them takes."""
@@ -148,8 +87,11 @@ class RaySession:
         barrier()
 
     def show(self, images_seen: int, metrics: dict[str, float]) -> None:
-        """Send progress to the driver, without waiting."""
+        """Send progress to the driver, without waiting, and to who watches the cluster."""
+        from pipelines import gauges
+
         self._board.put.remote((images_seen, metrics))
+        gauges.show(self._labels, images_seen, metrics)
 
     def say(self, sentence: str) -> None:
         """Send a sentence to the driver, without waiting."""

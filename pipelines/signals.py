@@ -18,23 +18,6 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextmanager
-def asked_to_end() -> Iterator[threading.Event]:
-    """The first SIGTERM while the block lasts sets the event; from then on it is what it was before."""
-    ending = threading.Event()
-    before = signal.getsignal(signal.SIGTERM)
-
-    def note(*_: object) -> None:
-        ending.set()
-        signal.signal(signal.SIGTERM, before)
-
-    signal.signal(signal.SIGTERM, note)
-    try:
-        yield ending
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def in_thread(function: Callable[[], Any], name: str) -> Future[Any]:
     """Call `function` off the main thread: there, Ray's own handlers would answer Ctrl-C by ending the program in silence."""
     future: Future[Any] = Future()

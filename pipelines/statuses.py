@@ -1,3 +1,3 @@
 """Exit statuses of the commands; 0 is done."""
 
-FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+FAILED, USAGE, INTERRUPTED = 1, 2, 130

@@ -8,8 +8,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -20,11 +20,10 @@ from gan_core import Report, evaluation
 from gan_core.building import load_dataset
 from gan_core.overrides import Tree, flatten, merge, parse, validate
 from gan_core.wishes import Wish
-from pipelines import storage, tracking, worker
+from pipelines import gauges, storage, tracking, worker
 from pipelines.config import JobConfig
 from pipelines.patience import patiently
 from pipelines.results import SPENT
-from pipelines.shelf import Shelf
 from pipelines.sweeps import ledger
 from pipelines.sweeps import space as spaces
 from pipelines.sweeps.ledger import Identity
@@ -128,7 +127,7 @@ def run(config: dict[str, Any], told: Told) -> None:
         lambda: ledger.open_trial(tracker, told["name"], identity, job_config, dataset, facts=told["facts"], tags=tags), patience, print
     )
     referee = Referee(told, job_config, identity, run_id)
-    outcome = _train(told, job_config, run_id, referee)
+    outcome = _train(told, identity, job_config, run_id, referee)
     if outcome["undelivered"]:
         raise RuntimeError(outcome["undelivered"])
     if told["sweep"]["equal"] == "device_seconds" and not outcome["failure"]:  # for those who train it again
@@ -157,15 +156,16 @@ def _take_over(place: str, run_id: str, identity: Identity) -> Identity:
     return identity if taken is None else identity._replace(point=taken["point"], donor=taken["donor"])
 
 
-def _train(told: Told, config: JobConfig, run_id: str, referee: "Referee") -> worker.Outcome:
+def _train(told: Told, identity: Identity, config: JobConfig, run_id: str, referee: "Referee") -> worker.Outcome:
     orders = worker.Orders(
         perturbed=_hyperparameters(told, config),
         fatal_alarms=list(told["sweep"]["stop_on_alarms"]),
         device_seconds=told["sweep"]["device_seconds"],
     )
-    job = worker.Job(config=config.model_dump(), tracking_uri=told["tracking_uri"], run_id=run_id, orders=orders)
+    named = {"mlflow.run_name": identity.name, "mlflow.experiment": f"{config.mlflow.experiment}-{told['name']}"}  # as in MLflow
+    job = worker.Job(config=merge(config.model_dump(), named), tracking_uri=told["tracking_uri"], run_id=run_id, orders=orders)
     if config.ray.num_workers == 1:
-        return worker.run(job, TrialSession(config, run_id, referee, on_gpu=told["on_gpu"]))
+        return worker.run(job, TrialSession(job, config, referee, on_gpu=told["on_gpu"]))
     from pipelines import launch
 
     return launch.launch(job, config, referee, ask=referee.ask)
@@ -228,32 +228,34 @@ class TrialSession:
 
     rank = node_rank = local_rank = 0
 
-    def __init__(self, config: JobConfig, run_id: str, referee: Referee, *, on_gpu: bool) -> None:
-        asked, self._referee = config.ray, referee
+    def __init__(self, job: worker.Job, config: JobConfig, referee: Referee, *, on_gpu: bool) -> None:
+        self._place, self._run_id, self._keep = config.ray.storage_path, job["run_id"], config.ray.checkpoints_to_keep
+        self._labels = gauges.labels_of(job["run_id"], job["config"])
+        self._referee = referee
         self.device = torch.device("cuda" if on_gpu else "cpu")
-        self.show, self.say = referee.show, referee.say
-        place = storage.place_of(asked.storage_path, run_id)
-        self._shelf = Shelf(place, keep=asked.checkpoints_to_keep, timeout_seconds=asked.storage_timeout_seconds, say=self.say)
-        self._shelf.prepare()
+        self.say = referee.say
+
+    def show(self, images_seen: int, metrics: dict[str, float]) -> None:
+        """MLflow has it; who watches the cluster sees it too."""
+        gauges.show(self._labels, images_seen, metrics)
 
     def wait_for_all(self) -> None:
         """There is one rank."""
 
-    def latest_checkpoint(self) -> AbstractContextManager[storage.Found]:
-        """The newest sound one of the trial's run."""
-        return self._shelf.newest()
+    @contextmanager
+    def latest_checkpoint(self) -> Iterator[Path | None]:
+        """The newest complete checkpoint of the trial's run."""
+        if not storage.has_checkpoint(self._place, self._run_id):
+            yield None
+            return
+        with storage.latest(self._place, self._run_id) as folder:
+            yield folder
 
     def save(self, name: str, fill: Callable[[Path], None], *, best_at: int | None) -> None:
         """Write a checkpoint, and thin out the old ones."""
-        self._shelf.save(name, fill, best_at=best_at)
-
-    def recall(self) -> dict[str, Any]:
-        """From the run's folder."""
-        return self._shelf.recall()
-
-    def remember(self, facts: dict[str, Any]) -> None:
-        """In the run's folder."""
-        self._shelf.remember(facts)
+        with tempfile.TemporaryDirectory(prefix="raygan-") as folder:
+            fill(Path(folder))
+            storage.put(self._place, self._run_id, name, Path(folder), keep=self._keep, best_at=best_at)
 
     def may_go_on(self, report: Report) -> bool:
         """Ask Tune."""
