@@ -21,6 +21,7 @@ from gan_core.sections import (
     Whole,
 )
 from gan_core.variants import VARIANTS
+from gan_core.wording import brief
 
 Precision = Literal["auto", "float32", "bfloat16", "float64"]
 
@@ -87,7 +88,7 @@ class NetworkConfig(Section):
         for player, supplied in (("generator", SUPPLIED_BY_DATA | {"z_dim"}), ("discriminator", SUPPLIED_BY_DATA)):
             options = given.get(player) or {}
             if not isinstance(options, dict):
-                raise ValueError(f"network.{player}: must hold keys and values, given {options!r}")
+                raise ValueError(f"network.{player}: must hold keys and values, given {brief(options)}")
             completed[player] = checked_keywords(f"network.{player}", getattr(module, player), options, supplied=supplied)
         return completed
 

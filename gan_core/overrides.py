@@ -1,6 +1,7 @@
 """Configs as dotted keys: load a YAML file, merge `key=value` overrides, validate, and flatten back to the same spelling."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from gan_core.config import FREE_ON_RESUME, GanConfig
 from gan_core.schema import Section, explain
 from gan_core.variants import OWNED
+from gan_core.wording import brief
 
 Tree = dict[str, Any]
 
@@ -22,11 +24,22 @@ OPTIONS_OF_NAME: dict[str, frozenset[str] | None] = {
     "augment.name": None,
 }
 OF_NO_NAME = {"mirror"}
+MOST_VALUES, DEEPEST = 1_000_000, 50
+NOT_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # control characters, and halves of characters
 Config = TypeVar("Config", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: in YAML 1.1 a step ratio of 5:1 is the base-60 number 301, 2e-4 is text, and `no` is false."""
+    """YAML 1.2's scalars: in YAML 1.1 a step ratio of 5:1 is the base-60 number 301, 2e-4 is text, and `no` is false. A key that is given
+    twice is an error, as YAML says.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node."""
+        counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and counts[key.value] > 1]:
+            raise yaml.MarkedYAMLError(problem=f"the key '{twice[-1].value}' is given twice", problem_mark=twice[-1].start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -63,20 +76,58 @@ def load(path: str | Path) -> Tree:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"config file {path} does not exist")
-    return loads(path.read_text(), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 (at byte {error.start}); save it as such") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+    return loads(text, str(path))
 
 
 def loads(text: str, source: str = "config") -> Tree:
     """The tree in YAML text; errors as for `load`, naming `source`."""
-    try:
-        tree = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} is not valid YAML: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{source} is no config: it nests brackets or keys too deeply") from None
+    tree = _value(text, source)
     if not isinstance(tree, dict):
         raise ValueError(f"{source} must hold keys and values, found {type(tree).__name__}")
     return tree
+
+
+def _value(text: str, source: str) -> Any:
+    """What YAML text holds, found to be plain: it may come from a stranger."""
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not valid YAML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{source} nests brackets or keys too deeply") from None
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:  # of a tag such as !!int before other text
+        raise ValueError(f"{source} is not valid YAML: a value is not what its tag says ({str(error)[:80]})") from None
+    _require_plain(value, source)
+    return value
+
+
+def _require_plain(tree: Any, source: str) -> None:
+    """Check that a tree holds text, numbers, lists and mappings with text for keys, and not too many: a few references in YAML may stand
+    for billions of values, or for themselves.
+    """
+    waiting, count = [(tree, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if count > MOST_VALUES or depth > DEEPEST:
+            raise ValueError(f"{source} nests too deeply, or stands for more than {MOST_VALUES:,} values by references to itself")
+        if isinstance(value, dict):
+            if wrong := [key for key in value if not isinstance(key, str)]:
+                raise ValueError(f"{source}: keys are text, given {brief(wrong[0])}; put it in quotes")
+            waiting += [(key, depth) for key in value] + [(inner, depth + 1) for inner in value.values()]
+        elif isinstance(value, list):
+            waiting += [(inner, depth + 1) for inner in value]
+        elif isinstance(value, str):
+            if NOT_TEXT.search(value):
+                raise ValueError(f"{source}: {brief(value)} holds characters that are no text")
+        elif not isinstance(value, int | float | None):
+            raise ValueError(f"{source}: values are text, numbers, true, false, null, lists and mappings, given a {type(value).__name__}")
 
 
 def dumps(tree: Mapping[str, Any]) -> str:
@@ -92,13 +143,8 @@ def parse(override: str) -> tuple[str, Any]:
     """
     key, equals, text = override.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
-        raise ValueError(f"'{override}' is not key=value, such as step_ratio=5:1 or network.generator.width=64")
-    try:
-        return key, yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
-    except yaml.YAMLError:
-        raise ValueError(f"the value of '{override}' is not valid YAML; put text with special characters in quotes") from None
-    except RecursionError:
-        raise ValueError(f"the value of '{override[:40]}...' nests brackets too deeply") from None
+        raise ValueError(f"{brief(override)} is not key=value, such as step_ratio=5:1 or network.generator.width=64")
+    return key, _value(text, f"the value of '{brief(override)[1:-1]}'")
 
 
 def merge(tree: Tree, overrides: Mapping[str, Any]) -> Tree:
@@ -117,7 +163,7 @@ def merge(tree: Tree, overrides: Mapping[str, Any]) -> Tree:
             if place.get(section) is None:
                 place[section] = {}
             if not isinstance(place[section], dict):
-                raise ValueError(f"'{dotted}': '{section}' holds the value {place[section]!r} and not keys")
+                raise ValueError(f"'{dotted}': '{section}' holds the value {brief(place[section])} and not keys")
             place = place[section]
         if dotted in OPTIONS_OF_NAME and place.get("name") != value:
             owned = OPTIONS_OF_NAME[dotted]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gan_core.distributed import mean_over_ranks
+from gan_core.wording import brief
 
 
 class StepRatio(NamedTuple):
@@ -23,10 +24,10 @@ class StepRatio(NamedTuple):
         Raises:
             ValueError: not two whole numbers above zero; `key` names the setting.
         """
-        match = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", str(text))
+        match = re.fullmatch(r"([1-9]\d{0,5}):([1-9]\d{0,5})", text) if isinstance(text, str) else None
         if match is None:
             raise ValueError(
-                f'{key}: {text!r} is not d:g with two whole numbers above 0, such as "5:1" (5 discriminator steps, then 1 '
+                f'{key}: {brief(text)} is not d:g with two whole numbers above 0, such as "5:1" (5 discriminator steps, then 1 '
                 f'generator step) or "1:2"'
             )
         return cls(int(match[1]), int(match[2]))

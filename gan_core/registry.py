@@ -6,6 +6,8 @@ import pkgutil
 from collections.abc import Iterable
 from types import ModuleType
 
+from gan_core.wording import brief
+
 
 def choices(package: str) -> list[str]:
     """Names of the modules in `package` that a config may name; a leading underscore marks a helper."""
@@ -28,7 +30,7 @@ def require_choice(kind: str, given: str, known: Iterable[str]) -> None:
     known = sorted(known)
     if given in known:
         return
-    raise ValueError(f"unknown {kind} name '{given}'{suggestion(given, known)}; choices: {', '.join(known)}")
+    raise ValueError(f"unknown {kind} name {brief(given)}{suggestion(given, known)}; choices: {', '.join(known)}")
 
 
 def suggestion(given: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from gan_core.registry import suggestion
+from gan_core.wording import brief
 
 
 class Section(BaseModel):
@@ -57,7 +58,7 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
             # A section that serves in several places speaks of itself by its own name.
             lines.extend(line.replace(f"{path[-1]}.", f"{key}.") if path and key not in line else line for line in message.splitlines())
         else:
-            lines.append(f"{key}: {message[0].lower()}{message[1:]}, given {problem['input']!r}")
+            lines.append(f"{key}: {message[0].lower()}{message[1:]}, given {brief(problem['input'])}")
     return lines
 
 

@@ -10,6 +10,7 @@ from gan_core.measures import MEASURES, scores_of
 from gan_core.ratio import StepRatio
 from gan_core.regularizers import REGULARIZERS
 from gan_core.schema import Section, checked_keywords, keyword_schema
+from gan_core.wording import brief
 
 Kimg = Annotated[float, Field(gt=0.0)]
 Whole = Annotated[int, Field(gt=0)]
@@ -191,7 +192,7 @@ class EvaluationConfig(Section):
     @classmethod
     def _list(cls, metrics: object) -> object:
         if isinstance(metrics, str):
-            raise ValueError(f"evaluation.metrics: is a list, given {metrics!r}; write [{metrics}]")
+            raise ValueError(f"evaluation.metrics: is a list, given {brief(metrics)}; write [{brief(metrics)[1:-1]}]")
         return metrics
 
     @field_validator("metrics")
@@ -211,7 +212,7 @@ class EvaluationConfig(Section):
         ranking = [name for name, better in directions.items() if better]
         if self.objective not in ranking:
             raise ValueError(
-                f"evaluation.objective: {self.objective} is not among the scores of these metrics that have a better side"
+                f"evaluation.objective: {brief(self.objective)[1:-1]} is not among the scores of these metrics that have a better side"
                 f"{registry.suggestion(self.objective, ranking)}: {', '.join(ranking)}; give evaluation.metrics with its metric"
             )
         return self

@@ -1,11 +1,15 @@
 """Joining a Ray cluster, or starting one on this machine for as long as it is needed."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import ray
 from ray._private import ray_constants
+
+LOOPBACK = "127.0.0.1"
 
 
 @contextmanager
@@ -15,11 +19,14 @@ def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> 
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # "local", or Ray would join whatever cluster `ray start` once made on this machine.
-    here = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": dashboard}
+    here = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": dashboard, "_node_ip_address": LOOPBACK}
     local = {} if os.environ.get("RAY_ADDRESS") else here
     workers = {"runtime_env": {"env_vars": environment}} if environment else {}
+    before = signal.getsignal(signal.SIGTERM)
     with _on_loopback() if local else nullcontext():
         ray.init(log_to_driver=False, logging_level="ERROR", **workers, **local)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray's own handler ends the program in silence
     try:
         yield
     finally:

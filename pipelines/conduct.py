@@ -13,11 +13,12 @@ from gan_core import evaluation
 from gan_core.datatypes import ImageDataset
 from pipelines import export, storage, tracking
 from pipelines.config import JobConfig
+from pipelines.guard import only_driver
 from pipelines.patience import end_early, patiently
 from pipelines.plan import Plan, Ready
 from pipelines.progress import Progress
-from pipelines.signals import terminable
-from pipelines.statuses import FAILED, INTERRUPTED, USAGE
+from pipelines.signals import Asked, Interrupted, gently, status_of, terminable
+from pipelines.statuses import FAILED, USAGE
 from pipelines.tracking import Tracker
 from pipelines.worker import SAMPLES, Job, Outcome
 
@@ -34,27 +35,40 @@ class Ride(NamedTuple):
     local: bool
 
 
-Launcher = Callable[[Job, JobConfig, Progress], Outcome]
+Launcher = Callable[[Job, JobConfig, Progress, Asked], Outcome]
 
 
 def run(plan: Plan, ready: Ready, *, local: bool) -> int:
     """Train as planned; returns the exit status."""
-    config, dataset, clock = plan.config, ready.dataset, Stopwatch()
+    config, dataset, clock, run_id = plan.config, ready.dataset, Stopwatch(), ""
     with ExitStack() as stack:
         try:
+            stack.enter_context(terminable())
             tracker = tracking.connect(config.mlflow.tracking_uri, config.mlflow.experiment)
             if plan.resume:
                 tracker = tracking.require_continuation(tracker, plan.resume, config, dataset, local=local)
+            if plan.once and not plan.resume:
+                stack.enter_context(only_driver(f"once-{tracker.experiment_id}-{plan.name}", config.ray.storage_path, say))
+                if tracking.named_run(tracker, config.mlflow.experiment, plan.name) is not None:
+                    raise ValueError(f"--once: a run called {plan.name} has just been started; repeat the command to go on with it")
             export.require_registry(tracker, config.mlflow.registered_model)
             clock.lap("tracking")
             launch = _launcher(config, tracker, stack, local=local)
             clock.lap("ray")
             if plan.resume:
                 run_id = plan.resume
+                stack.enter_context(only_driver(run_id, config.ray.storage_path, say, in_cluster=not local))
                 tracking.reopen_run(tracker, run_id, config, plan.before)
             else:
                 run_id = tracking.create_run(tracker, config, dataset, plan.name, ready.cautions)
+                stack.enter_context(only_driver(run_id, config.ray.storage_path, say, in_cluster=not local))
             clock.lap("mlflow_run")
+        except KeyboardInterrupt as interruption:
+            again = f"; continue it with: {_again(plan, plan.resume, local=local)}" if plan.resume else ", nothing was started"
+            print(f"\ninterrupted before the training began{again}", file=sys.stderr)
+            if run_id:
+                end_early(tracker, run_id, "KILLED")
+            return status_of(interruption)
         except (ValueError, ConnectionError, OSError, MlflowException) as error:
             print(f"raygan train: {error}", file=sys.stderr)
             return USAGE
@@ -77,26 +91,31 @@ def _launcher(config: JobConfig, tracker: Tracker, stack: ExitStack, *, local: b
 
 def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
     config, tracker, run_id = ride.plan.config, ride.tracker, ride.run_id
-    job = Job(config=config.model_dump(), tracking_uri=tracker.uri, run_id=run_id)
-    remedy = f"continue it with: {_again(ride)}"
+    job = Job(config=config.model_dump(), tracking_uri=tracker.uri, run_id=run_id, content_hash=ride.dataset.content_hash)
+    remedy = f"continue it with: {_again(ride.plan, run_id, local=ride.local)}"
+    kept = "no new checkpoint"
     try:
-        with terminable():
-            with _closed(Progress(config.total_kimg, evaluation.objective(config.gan(), ride.dataset)[0])) as progress:
-                outcome = launch(job, config, progress)
-            if outcome["failure"]:  # resuming would repeat it
-                remedy = f"start again with other settings: raygan train --from-run {run_id} key=value ..."
-            if outcome["failure"] or outcome["undelivered"]:
-                raise RuntimeError(" ".join(filter(None, (outcome["failure"], outcome["undelivered"]))))
-            if config.ray.asynchronous_evaluation:
-                patiently(lambda: _take_scores(ride, outcome), config.mlflow.delivery_timeout_seconds, say)
-            clock.worker_laps(outcome)
-            model = patiently(lambda: _finish(ride, outcome, clock), config.mlflow.delivery_timeout_seconds, say)
-            model, unregistered = _registered(ride, outcome, model)
-            patiently(lambda: tracker.client.set_terminated(run_id, "FINISHED"), config.mlflow.delivery_timeout_seconds, say)
-    except KeyboardInterrupt:
-        end_early(tracker, run_id, "KILLED")
-        print(f"\ninterrupted; {remedy}", file=sys.stderr)
-        return INTERRUPTED
+        with _closed(Progress(config.total_kimg, evaluation.objective(config.gan(), ride.dataset)[0])) as progress, gently() as asked:
+            outcome = launch(job, config, progress, asked)
+        if outcome["stopped"]:
+            assert asked.signum is not None, "nothing else stops a training that is not a trial"
+            kept = f"checkpoint at {outcome['images_seen'] / 1000:.1f} kimg"
+            raise Interrupted(asked.signum)
+        if outcome["failure"]:  # resuming would repeat it
+            remedy = f"start again with other settings: raygan train --from-run {run_id} key=value ..."
+        if outcome["failure"] or outcome["undelivered"]:
+            raise RuntimeError(" ".join(filter(None, (outcome["failure"], outcome["undelivered"]))))
+        if config.ray.asynchronous_evaluation:
+            patiently(lambda: _take_scores(ride, outcome), config.mlflow.delivery_timeout_seconds, say)
+        clock.worker_laps(outcome)
+        model = patiently(lambda: _finish(ride, outcome, clock), config.mlflow.delivery_timeout_seconds, say)
+        model, unregistered = _registered(ride, outcome, model)
+        patiently(lambda: tracker.client.set_terminated(run_id, "FINISHED"), config.mlflow.delivery_timeout_seconds, say)
+    except KeyboardInterrupt as interruption:
+        by = interruption.name if isinstance(interruption, Interrupted) else "Ctrl-C"
+        end_early(tracker, run_id, "KILLED", tags={"raygan.stopped": f"by {by}, {kept}"})
+        print(f"\ninterrupted by {by}, {kept}; {remedy}", file=sys.stderr)
+        return status_of(interruption)
     except Exception as error:  # whatever it was, the run in MLflow must say that it failed, and the user what to do
         end_early(tracker, run_id, "FAILED", error=str(error))
         print(f"\nraygan train: run {run_id} failed: {_brief(error)}\n{remedy}", file=sys.stderr)
@@ -162,10 +181,10 @@ def _register(ride: Ride, outcome: Outcome, model: str) -> str:
     return export.register(ride.tracker, name, model, ride.run_id, tags=tags)
 
 
-def _again(ride: Ride) -> str:
+def _again(plan: Plan, run_id: str, *, local: bool) -> str:
     """The command that continues the run."""
-    uri = ride.plan.config.mlflow.tracking_uri
-    return f"raygan train --resume {ride.run_id}" + (f" mlflow.tracking_uri={uri}" if uri else "") + (" --local" if ride.local else "")
+    uri = plan.config.mlflow.tracking_uri
+    return f"raygan train --resume {run_id}" + (f" mlflow.tracking_uri={uri}" if uri else "") + (" --local" if local else "")
 
 
 def _brief(error: Exception) -> str:

@@ -8,11 +8,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from gan_core.config import FREE_ON_RESUME, DataConfig, GanConfig
-from gan_core.data._tables import without_secrets
+from gan_core.data._tables import possible, without_secrets
 from gan_core.overrides import Tree, differences_that_matter, load
 from gan_core.registry import suggestion
 from gan_core.schema import Section
 from gan_core.sections import ExtractorConfig
+from gan_core.wording import brief, holds_secret
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -23,26 +24,53 @@ def absolute(path: str) -> str:
     Raises:
         ValueError: an address that holds a password.
     """
-    return without_secrets(path) if "://" in path else os.path.abspath(os.path.expanduser(path))
+    return without_secrets(path) if "://" in path else possible(os.path.abspath(os.path.expanduser(path)))
+
+
+def public_uri(uri: str, key: str = "mlflow.tracking_uri") -> str:
+    """The address of a tracking store, which is logged: it may not hold a password or a token.
+
+    Raises:
+        ValueError: it does, or is no address. The message does not repeat it.
+    """
+    try:
+        password = urlsplit(uri).password
+    except ValueError as error:
+        raise ValueError(f"{key}: is no address ({error}); give a server's URL, or sqlite:///mlflow.db") from None
+    if password or holds_secret(uri):
+        raise ValueError(
+            f"{key}: holds a password or a token, and addresses are logged; give it in MLFLOW_TRACKING_USERNAME and "
+            f"MLFLOW_TRACKING_PASSWORD, or in MLFLOW_TRACKING_TOKEN; a database's own in its own variables, such as PGPASSWORD"
+        )
+    return uri
 
 
 class RayConfig(Section):
     """Ray Train: workers, their resources, and the storage that all nodes reach.
 
     `use_gpu: null` takes GPUs where the cluster has one for each worker. The last `checkpoints_to_keep` checkpoints are kept, and the
-    best one beside them. After `max_failures` lost workers the run fails.
+    best one beside them. After `max_failures` lost workers the run fails; nodes that are taken away with notice are not counted.
+
+    `min_workers` lets a run go on with fewer than `num_workers` while the cluster has no more, and take more again: each change is a
+    restart from the last checkpoint. `placement` is Ray's: workers near each other or apart, as far as possible or strictly.
+    A run that lost its machines waits `machines_timeout_seconds` for others. Ranks that wait for each other in vain are ended after
+    `collective_timeout_seconds` by PyTorch; those that stand still anywhere, after `stall_timeout_seconds`.
 
     `asynchronous_evaluation` scores each checkpoint in a Ray task of its own, which has `evaluation_cpus` and `evaluation_gpus` and is
     given up after `evaluation_timeout_seconds`, while the workers train on.
     """
 
     num_workers: Annotated[int, Field(gt=0)] = 1
+    min_workers: Annotated[int, Field(gt=0)] | None = None
+    placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack"
     use_gpu: bool | None = None
     cpus_per_worker: Annotated[float, Field(gt=0.0)] = 1.0
     storage_path: Annotated[str, AfterValidator(absolute)] = Field(default="runs", validate_default=True)
     checkpoints_to_keep: Annotated[int, Field(gt=0)] = 3
     max_failures: Annotated[int, Field(ge=0)] = 3
     collective_timeout_seconds: Annotated[float, Field(gt=0.0)] = 300.0
+    stall_timeout_seconds: Annotated[float, Field(ge=5.0)] = 600.0
+    machines_timeout_seconds: Annotated[float, Field(gt=0.0)] = 3600.0
     asynchronous_evaluation: bool = False
     evaluation_cpus: Annotated[float, Field(ge=0.0)] = 1.0
     evaluation_gpus: Annotated[float, Field(ge=0.0)] = 0.0
@@ -54,7 +82,17 @@ class RayConfig(Section):
         unused = [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
         if unused and not self.asynchronous_evaluation:
             raise ValueError(f"ray.{unused[0]} has no effect without ray.asynchronous_evaluation; set that to true")
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(
+                f"ray.min_workers: given {self.min_workers}, which is more than ray.num_workers, {self.num_workers}; lower it, or raise "
+                f"ray.num_workers"
+            )
         return self
+
+    @property
+    def fewest_workers(self) -> int:
+        """The least number of workers that the run goes on with."""
+        return self.num_workers if self.min_workers is None else self.min_workers
 
 
 # Who scores must not change within a run: the workers do not know which checkpoint the other ones found best.
@@ -78,12 +116,7 @@ class MlflowConfig(Section):
     @field_validator("tracking_uri")
     @classmethod
     def _no_secrets(cls, uri: str | None) -> str | None:
-        if uri and urlsplit(uri).password:
-            raise ValueError(
-                "mlflow.tracking_uri: holds a password, and configs are logged; give it in MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD"
-            )
-        return uri
+        return public_uri(uri) if uri else None
 
 
 class JobConfig(GanConfig):
@@ -118,12 +151,12 @@ def load_named(config: str) -> Tree:
     Raises:
         ValueError: there is neither.
     """
-    bundled = CONFIGS / f"{config}.yaml"
+    bundled = CONFIGS / f"{Path(possible(config)).name}.yaml"
     if not Path(config).is_file() and bundled.is_file():
         return load(bundled)
     if not Path(config).is_file():
         near = suggestion(config, packaged())
-        raise ValueError(f"no config file at '{config}'{near}; give a path to a YAML file, or one of: {', '.join(packaged())}")
+        raise ValueError(f"no config file at {brief(config)}{near}; give a path to a YAML file, or one of: {', '.join(packaged())}")
     return load(config)
 
 

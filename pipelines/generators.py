@@ -20,8 +20,10 @@ from torch import nn
 from gan_core import checkpoint, portable
 from gan_core.building import load_dataset
 from gan_core.config import GanConfig
+from gan_core.data._tables import possible
 from gan_core.overrides import unflatten, validate
 from gan_core.portable import Description, Portable, Shape
+from gan_core.wording import brief
 from pipelines import storage, tracking
 from pipelines.config import JobConfig
 from pipelines.tracking import Tracker
@@ -46,7 +48,7 @@ def find(word: str, tracker: Tracker, *, best: bool) -> Trained:
     """
     if word.startswith(("models:/", "runs:/")):
         return _model(word, tracker)
-    path = Path(word)
+    path = Path(possible(word))
     if is_checkpoint(path):
         return _checkpoint(word, path, _run_of(path, tracker), tracker)
     if path.exists():
@@ -54,7 +56,7 @@ def find(word: str, tracker: Tracker, *, best: bool) -> Trained:
     try:
         config = validate(tracking.read_config(tracker, word), JobConfig)
     except ValueError as error:
-        raise ValueError(f"'{word}' is no path, models:/ address or run: {error}") from None
+        raise ValueError(f"{brief(word)} is no path, models:/ address or run: {error}") from None
     with storage.latest(config.ray.storage_path, word, best=best) as folder:
         return _checkpoint(word, folder, word, tracker)
 

@@ -1,6 +1,7 @@
 """A run through Ray Train, from the driver: a cluster, a TorchTrainer, and the reports of its workers on the terminal."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -12,81 +13,39 @@ import ray
 import ray.train
 import ray.train.torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines import apart, rank
+from gan_core.wishes import Wish
+from pipelines import agreement, apart, machines, rank, tracking
+from pipelines import board as boards
 from pipelines.cluster import connected
 from pipelines.config import JobConfig
+from pipelines.overseer import Overseer
 from pipelines.progress import Watcher
-from pipelines.signals import in_thread
+from pipelines.run_writer import patient_client
+from pipelines.signals import Asked, Interrupted, in_thread
 
 if TYPE_CHECKING:
     from pipelines.worker import Job, Outcome
 
 POLL_SECONDS, ANSWER_SECONDS, STOP_SECONDS = 0.5, 0.1, 60.0
-CONTROLLER_RETRIES = 5
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+KNOB_MARGIN_SECONDS = 60.0
+GRACE_SECONDS = 45.0  # of the 60 that a job is to be given
+STALLS_TAG, STALLS_KEPT = "raygan.stalls", 5
 
-
-Said = tuple[int, dict[str, float]] | rank.Question | str
 Ask = Callable[[int, dict[str, float], bool], bool]
-
-
-@ray.remote(num_cpus=0)
-class _Board:
-    """Holds the reports and sentences that the driver has not shown yet, and its answers to questions."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Said] = []
-        self.answers: dict[int, bool] = {}
-        self.answer_to_all: bool | None = None
-
-    def put(self, said: Said) -> None:
-        self.waiting.append(said)
-
-    def take(self) -> list[Said]:
-        taken, self.waiting = self.waiting, []
-        return taken
-
-    def reply(self, images_seen: int | None, may_go_on: bool) -> None:
-        """Answer the question at `images_seen`; None is every question from now on."""
-        if images_seen is None:
-            self.answer_to_all = may_go_on
-        else:
-            self.answers[images_seen] = may_go_on
-
-    def answer(self, images_seen: int) -> bool | None:
-        """What `reply` said, None while it has not."""
-        return self.answers.get(images_seen) if self.answer_to_all is None else self.answer_to_all
 
 
 @contextmanager
 def cluster(config: JobConfig) -> Iterator[None]:
-    """`connected`, and found to have what the workers ask for.
+    """`connected`, and found to have what the workers ask for, with nodes that agree.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it does not, or they do not.
     """
     with connected(dashboard=False):
-        _require_resources(config)
+        machines.require_room(config)
+        agreement.require_agreement(config)
         yield
-
-
-def _require_resources(config: JobConfig) -> None:
-    owned, asked, workers = ray.cluster_resources(), config.ray, config.ray.num_workers
-    needed = {"CPU": workers * asked.cpus_per_worker, "GPU": float(workers) if uses_gpu(config) else 0.0}
-    remedies = {"CPU": "ray.cpus_per_worker", "GPU": "ray.num_workers"}
-    beside = ""
-    if asked.asynchronous_evaluation:
-        needed = {"CPU": needed["CPU"] + asked.evaluation_cpus, "GPU": needed["GPU"] + asked.evaluation_gpus}
-        remedies = {kind: f"{remedy}, or ray.evaluation_{kind.lower()}s" for kind, remedy in remedies.items()}
-        beside = " and the evaluation beside them"
-    for kind, amount in needed.items():
-        if (there := owned.get(kind, 0.0)) < amount:
-            raise ValueError(
-                f"ray.num_workers: {workers} workers{beside} need {amount:g} {kind}, the cluster has {there:g}; lower {remedies[kind]}, or "
-                f"add machines"
-            )
 
 
 def require_reachable_from_all_nodes(tracking_uri: str) -> None:
@@ -96,7 +55,7 @@ def require_reachable_from_all_nodes(tracking_uri: str) -> None:
         ValueError: the store is a file on this machine and the cluster has several nodes.
     """
     nodes = sum(node["Alive"] for node in ray.nodes())
-    here = urlsplit(tracking_uri).hostname in LOOPBACK or tracking_uri.startswith("sqlite:")
+    here = urlsplit(tracking_uri).hostname in tracking.LOOPBACK or tracking_uri.startswith("sqlite:")
     if nodes > 1 and here:
         raise ValueError(
             f"mlflow.tracking_uri: {tracking_uri} is reached on this machine only, and the cluster has {nodes} nodes; start a server with "
@@ -104,27 +63,22 @@ def require_reachable_from_all_nodes(tracking_uri: str) -> None:
         )
 
 
-def uses_gpu(config: JobConfig) -> bool:
-    """`ray.use_gpu`, or where that is open, whether the cluster has a GPU for each worker, and those that the evaluation asks for."""
-    if config.ray.use_gpu is not None:
-        return config.ray.use_gpu
-    beside = config.ray.evaluation_gpus if config.ray.asynchronous_evaluation else 0.0
-    return bool(ray.cluster_resources().get("GPU", 0.0) >= config.ray.num_workers + beside)
-
-
-def launch(job: "Job", config: JobConfig, progress: Watcher, ask: Ask | None = None) -> "Outcome":
-    """Run the job on the connected cluster, restarting from the last checkpoint when workers are lost.
+def launch(job: "Job", config: JobConfig, progress: Watcher, asked: Asked, ask: Ask | None = None) -> "Outcome":
+    """Run the job on the connected cluster, restarting from the last checkpoint when workers are lost, until `asked`: then the ranks save a
+    checkpoint and end.
 
     With `ask` the workers wait at each evaluation for its answer to (images_seen, metrics, done): whether to go on. If it raises, as it
     does where Ray Tune ends a trial, the workers stop there and are waited for first.
 
     Raises:
-        ray.train.TrainingFailedError: it failed more than `ray.max_failures` times.
+        RuntimeError: it failed more than `ray.max_failures` times, its machines did not come back, or a node has other data or software.
+        Interrupted: asked to end, and no checkpoint could be had in time.
     """
-    beside_the_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board = _Board.options(scheduling_strategy=beside_the_driver).remote()  # type: ignore[attr-defined]
+    board = boards.new({**agreement.facts(), agreement.DATA: job["content_hash"]})
     credentials = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_TRACKING_")}
-    on_gpu, apart_too = uses_gpu(config), config.ray.asynchronous_evaluation
+    on_gpu, apart_too = machines.uses_gpu(config), config.ray.asynchronous_evaluation
+    bundle, elastic = machines.bundle_of(config, on_gpu), config.ray.min_workers is not None
+    _set_knobs(config, elastic=elastic)
     trainer = ray.train.torch.TorchTrainer(
         rank.train,
         train_loop_config={"job": job, "board": board, "credentials": credentials, "validates": apart_too, "asks": ask is not None},
@@ -132,17 +86,26 @@ def launch(job: "Job", config: JobConfig, progress: Watcher, ask: Ask | None = N
         torch_config=ray.train.torch.TorchConfig(
             backend="nccl" if on_gpu else "gloo", timeout_s=int(config.ray.collective_timeout_seconds)
         ),
-        scaling_config=ScalingConfig(num_workers=config.ray.num_workers, use_gpu=on_gpu, resources_per_worker=_resources(config, on_gpu)),
+        scaling_config=ScalingConfig(
+            num_workers=(config.ray.fewest_workers, config.ray.num_workers) if elastic else config.ray.num_workers,
+            use_gpu=on_gpu,
+            resources_per_worker=bundle,
+            placement_strategy=config.ray.placement.upper(),
+        ),
         run_config=RunConfig(
             name=job["run_id"],
             storage_path=config.ray.storage_path,
-            failure_config=FailureConfig(max_failures=config.ray.max_failures, controller_failure_limit=CONTROLLER_RETRIES),
+            # How long machines are waited for is the overseer's to judge, each time anew; Ray's limit is for the whole run.
+            failure_config=FailureConfig(max_failures=config.ray.max_failures, controller_failure_limit=-1),
             checkpoint_config=CheckpointConfig(num_to_keep=config.ray.checkpoints_to_keep),
         ),
     )
+    overseer = Overseer(config, bundle, progress.say, _Record(job), alone=ask is None)
     fitting = in_thread(trainer.fit, "ray-train")
     try:
-        result = _wait(fitting, board, progress, ask)
+        result = _wait(fitting, _Desk(board, progress, ask), overseer, asked)
+    except ray.train.TrainingFailedError as error:
+        raise RuntimeError(f"{error}\nBefore that, {overseer.trouble}" if overseer.trouble else str(error)) from error
     except BaseException:
         if ask is not None:
             board.reply.remote(None, False)
@@ -150,6 +113,35 @@ def launch(job: "Job", config: JobConfig, progress: Watcher, ask: Ask | None = N
         raise
     outcome: Outcome = result.return_value
     return outcome
+
+
+def _set_knobs(config: JobConfig, *, elastic: bool) -> None:
+    """Ray Train reads these when a run starts. Those that the user has set stay."""
+    knobs = {
+        # The second net under the overseer, for a process that cannot be ended from here.
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": config.ray.stall_timeout_seconds + KNOB_MARGIN_SECONDS,
+        # After the loss of a node an elastic run asks once more for what is gone, for as long as this.
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": 30.0 if elastic else 60.0,
+        "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": 2.0,
+    }
+    for name, value in knobs.items():
+        os.environ.setdefault(name, f"{value:g}")
+
+
+class _Record:
+    """Keeps the last stalls as a tag of the run, without waiting for the tracking store."""
+
+    def __init__(self, job: "Job") -> None:
+        self._job = job
+        self._noted: list[str] = []
+
+    def __call__(self, sentence: str) -> None:
+        self._noted = [*self._noted, sentence][-STALLS_KEPT:]
+        text = "\n".join(dict.fromkeys(self._noted))
+        in_thread(partial(self._write, text), "record")
+
+    def _write(self, text: str) -> None:
+        patient_client(self._job["tracking_uri"]).set_tag(self._job["run_id"], STALLS_TAG, text)
 
 
 def _validation(config: JobConfig, told: apart.Told) -> ValidationConfig:
@@ -160,21 +152,48 @@ def _validation(config: JobConfig, told: apart.Told) -> ValidationConfig:
     )
 
 
-def _resources(config: JobConfig, on_gpu: bool) -> dict[str, float]:
-    return {"CPU": config.ray.cpus_per_worker, **({"GPU": 1.0} if on_gpu else {})}
+class _Desk:
+    """Shows what the board has, and answers its questions."""
 
+    def __init__(self, board: Any, progress: Watcher, ask: Ask | None) -> None:
+        self.board, self._progress, self._ask = board, progress, ask
+        self.interval = POLL_SECONDS if ask is None else ANSWER_SECONDS
 
-def _wait(future: Future[Any], board: Any, progress: Watcher, ask: Ask | None) -> Any:
-    """Show the board's reports, and answer its questions, until the result is there and the last report was shown."""
-    finished = False
-    while not finished:
-        finished = bool(wait([future], timeout=POLL_SECONDS if ask is None else ANSWER_SECONDS).done)
-        for said in ray.get(board.take.remote()):
+    def serve(self) -> list[boards.Heard]:
+        """Returns how the ranks are.
+
+        Raises:
+            RuntimeError: a rank's software or data differ from the driver's.
+        """
+        taken = ray.get(self.board.take.remote())
+        for said in taken.said:
             if isinstance(said, str):
-                progress.say(said)
+                self._progress.say(said)
             elif isinstance(said, rank.Question):
-                assert ask is not None
-                board.reply.remote(said.images_seen, ask(*said))
+                assert self._ask is not None
+                self.board.reply.remote(said.images_seen, self._ask(*said))
             else:
-                progress.show(*said)
+                self._progress.show(*said)
+        if taken.refusal:
+            raise RuntimeError(taken.refusal)
+        heard: list[boards.Heard] = taken.heard
+        return heard
+
+
+def _wait(future: Future[Any], desk: _Desk, overseer: Overseer, asked: Asked) -> Any:
+    """Serve the board and watch the ranks until the result is there and the last report was shown."""
+    finished, give_up_at = False, None
+    while not finished:
+        finished = bool(wait([future], timeout=desk.interval).done)
+        heard = desk.serve()
+        if finished:
+            break
+        overseer.look(heard)
+        if asked.signum is None:
+            continue
+        if give_up_at is None:
+            give_up_at = time.monotonic() + GRACE_SECONDS
+            desk.board.want.remote(int(Wish.STOP))
+        if overseer.gathering or time.monotonic() > give_up_at:  # nobody is there to save anything
+            raise Interrupted(asked.signum)
     return future.result()

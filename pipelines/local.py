@@ -9,11 +9,12 @@ from pathlib import Path
 import pyarrow.fs
 import torch
 
-from gan_core import Report
+from gan_core import Report, Trainer
 from gan_core.wishes import Wish
 from pipelines import storage, worker
 from pipelines.config import JobConfig
 from pipelines.progress import Progress
+from pipelines.signals import Asked
 
 
 class LocalSession:
@@ -21,13 +22,17 @@ class LocalSession:
 
     rank = node_rank = local_rank = 0
 
-    def __init__(self, config: JobConfig, run_id: str, progress: Progress) -> None:
+    def __init__(self, config: JobConfig, run_id: str, progress: Progress, asked: Asked) -> None:
+        self._asked = asked
         self.folder = Path(config.ray.storage_path) / run_id
         self.folder.mkdir(parents=True, exist_ok=True)
         self.keep = config.ray.checkpoints_to_keep
         use_gpu = torch.cuda.is_available() if config.ray.use_gpu is None else config.ray.use_gpu
         self.device = torch.device("cuda" if use_gpu else "cpu")
         self.show, self.say = progress.show, progress.say
+
+    def begin(self, trainer: Trainer) -> None:
+        """There is nobody to agree with."""
 
     def wait_for_all(self) -> None:
         """There is one rank."""
@@ -37,8 +42,8 @@ class LocalSession:
         return True
 
     def wish(self) -> Wish:
-        """Nothing."""
-        return Wish.NONE
+        """To stop, once Ctrl-C or SIGTERM has asked for it."""
+        return Wish.NONE if self._asked.signum is None else Wish.STOP
 
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:
@@ -59,6 +64,6 @@ class LocalSession:
         storage.keep_latest(self.folder, self.keep)
 
 
-def launch(job: worker.Job, config: JobConfig, progress: Progress) -> worker.Outcome:
-    """Run the job here and now."""
-    return worker.run(job, LocalSession(config, job["run_id"], progress))
+def launch(job: worker.Job, config: JobConfig, progress: Progress, asked: Asked) -> worker.Outcome:
+    """Run the job here and now, until `asked`."""
+    return worker.run(job, LocalSession(config, job["run_id"], progress, asked))

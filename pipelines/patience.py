@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from mlflow.exceptions import MlflowException
@@ -30,9 +30,11 @@ def patiently(action: Callable[[], T], seconds: float, say: Callable[[str], None
             time.sleep(RETRY_SECONDS)
 
 
-def end_early(tracker: Tracker, run_id: str, status: str, error: str = "") -> None:
-    """Set the final status of a run that was not completed; a store that is away keeps RUNNING, and the user is told."""
+def end_early(tracker: Tracker, run_id: str, status: str, error: str = "", tags: Mapping[str, str] | None = None) -> None:
+    """Set the final status of a run that was not completed, and tags; a store that is away keeps RUNNING, and the user is told."""
     try:
+        for key, value in (tags or {}).items():
+            tracker.client.set_tag(run_id, key, value)
         if error:
             tracker.client.log_text(run_id, error, ERROR_FILE)
         tracker.client.set_terminated(run_id, status)

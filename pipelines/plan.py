@@ -19,12 +19,16 @@ from pipelines.config import JobConfig, load_named, require_resumable
 
 
 class Plan(NamedTuple):
-    """The config, a name for the run; and for a continuation the run to resume with its flattened config."""
+    """The config, a name for the run; and for a continuation the run to resume with its flattened config. `once` says that the name is to
+    be the run's alone, `finished` that such a run is complete.
+    """
 
     config: JobConfig
     name: str
     resume: str | None
     before: dict[str, str]
+    once: bool = False
+    finished: bool = False
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
@@ -41,6 +45,8 @@ def make_plan(options: argparse.Namespace) -> Plan:
     if named is None:
         raise ValueError("give a config: a YAML file, or the name of a packaged one such as digits")
     config = validate(merge(load_named(named), overrides), JobConfig)
+    if options.once:
+        return _once(options.once, config)
     return Plan(config, config.mlflow.run_name or Path(named).stem, None, {})
 
 
@@ -56,6 +62,23 @@ def _from_past(options: argparse.Namespace, named: str | None, overrides: Tree) 
     before = flatten(validate(stored, JobConfig))
     require_resumable(before, flatten(config), past)
     return Plan(config, past, past, before)
+
+
+def _once(name: str, config: JobConfig) -> Plan:
+    """The run called `name` in the config's experiment, to be started, gone on with, or left as it is."""
+    from pipelines import tracking
+
+    if config.mlflow.run_name not in (None, name):
+        raise ValueError(f"mlflow.run_name: given '{config.mlflow.run_name}' beside --once {name}; leave one of them out")
+    tracker = tracking.reach(config.mlflow.tracking_uri)
+    run = tracking.named_run(tracker, config.mlflow.experiment, name)
+    if run is None:
+        return Plan(config, name, None, {}, once=True)
+    if run.info.status == "FINISHED":
+        return Plan(config, name, run.info.run_id, {}, once=True, finished=True)
+    before = flatten(validate(tracking.read_config(tracker, run.info.run_id), JobConfig))
+    require_resumable(before, flatten(config), run.info.run_id)
+    return Plan(config, name, run.info.run_id, before, once=True)
 
 
 def _stored_config(run: str, tracking_uri: str | None) -> Tree:
@@ -85,19 +108,46 @@ def check(config: JobConfig, *, local: bool, command: str = "train") -> Ready:
         raise ValueError("ray.asynchronous_evaluation: it needs Ray; leave out --local, or set it to false")
     if local and config.ray.use_gpu and not torch.cuda.is_available():
         raise ValueError("ray.use_gpu: this machine has no GPU that PyTorch can use; set it to false")
-    config.require_divisible(config.ray.num_workers)
+    if local and config.ray.min_workers is not None:
+        raise ValueError("ray.min_workers: --local is one worker for good; leave it out")
+    _require_divisible_by_all_sizes(config)
     if environment.ray_job_id():
         _require_lasting_places(config)
     storage.require_writable(config.ray.storage_path)
     dataset = load_dataset(config.gan())
     generator, discriminator = build_networks(config.gan(), dataset)
-    require_fitting(config.gan(), dataset, generator, discriminator, ranks=config.ray.num_workers)
+    for ranks in range(config.ray.fewest_workers, config.ray.num_workers + 1):
+        require_fitting(config.gan(), dataset, generator, discriminator, ranks=ranks)
     extractor = config.evaluation.extractor.name
     if extractor != "pixels":
         print(f"raygan {command}: preparing the extractor {extractor}, once for these data", file=sys.stderr)
     train, held_out = held_out_split(len(dataset), config.diagnostics.held_out)
     evaluation.build_judge(config.gan(), dataset, train, held_out, torch.device("cpu"))
     return Ready(dataset, cautions(config.gan(), discriminator))
+
+
+def _require_divisible_by_all_sizes(config: JobConfig) -> None:
+    """Whatever number of workers an elastic run may come to have, its batch must be divisible by it.
+
+    Raises:
+        ValueError: it is not.
+    """
+    sizes = range(config.ray.fewest_workers, config.ray.num_workers + 1)
+    unfit = [size for size in sizes if not _divides(config, size)]
+    if len(unfit) > 0 and len(sizes) > 1:
+        raise ValueError(
+            f"ray.min_workers: of {sizes[0]} to {sizes[-1]} workers, {', '.join(map(str, unfit))} cannot share the batch of "
+            f"{config.batch_size} equally; choose a batch_size that all these numbers divide, or a narrower range"
+        )
+    config.require_divisible(config.ray.num_workers)
+
+
+def _divides(config: JobConfig, ranks: int) -> bool:
+    try:
+        config.require_divisible(ranks)
+    except ValueError:
+        return False
+    return True
 
 
 def _require_lasting_places(config: JobConfig) -> None:

@@ -22,13 +22,13 @@ import PIL
 import pyarrow.fs
 
 from gan_core.data._decode import FILTERS, CorruptImageError, Layout, quietly, size_of
-from gan_core.data._tables import Place, without_secrets
+from gan_core.data._tables import Place, possible
 from pipelines.preparing import finish, places, sources, state, tell, work
 from pipelines.preparing.inventory import Block, Inventory, Request
 from pipelines.preparing.shard import Job, Record
 from pipelines.preparing.torchvision_sets import TORCHVISION
-from pipelines.signals import terminable
-from pipelines.statuses import FAILED, INTERRUPTED, USAGE
+from pipelines.signals import status_of, terminable
+from pipelines.statuses import FAILED, USAGE
 
 VERSION = 2  # of the settings: to be raised when the same source shall become other pixels
 SHARDS_WANTED = 32
@@ -79,9 +79,9 @@ def _carry_out(plan: Plan, options: argparse.Namespace, *, owner: str, again: st
             dropped = len(about["dropped"])
             accepted = about["count"] > 0 and dropped <= options.max_dropped * about["found"]
             finish.keep(plan.place, about, records, accepted=accepted, owner=owner)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print(f"\ninterrupted; {len(done)} of {len(plan.blocks)} shards are complete; {again}", file=sys.stderr)
-        return INTERRUPTED
+        return status_of(interruption)
     except (RuntimeError, OSError, ValueError) as error:  # ValueError: pyarrow's, of damaged files, and of labels out of bounds
         print(f"\nraygan prepare: {error}\n{len(done)} of {len(plan.blocks)} shards are complete; {again}", file=sys.stderr)
         return FAILED
@@ -136,7 +136,7 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 def _absolute(path: str) -> str:
     """From the root; addresses stay as they are."""
-    return without_secrets(path) if "://" in path else os.path.abspath(os.path.expanduser(path))
+    return possible(path if "://" in path else os.path.abspath(os.path.expanduser(path)))
 
 
 def _require_effect(options: argparse.Namespace, names: Sequence[str], *, effective: bool, of: str) -> None:

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipelines.agreement import DATA, facts
+from pipelines.pulse import Pulse
+
 if TYPE_CHECKING:
-    from gan_core import Report
+    from gan_core import Report, Trainer
     from gan_core.wishes import Wish
     from pipelines.worker import Outcome
 
@@ -28,10 +31,17 @@ def train(told: dict[str, Any]) -> "Outcome":
     """Run the job that the driver sent, as one rank."""
     os.environ.update(told["credentials"])  # for MLflow; not in the runtime environment, which the dashboard shows
 
-    from pipelines import gauges, worker
+    pulse = Pulse(told["board"])
+    try:
+        from pipelines import gauges, worker
 
-    labels = gauges.labels_of(told["job"]["run_id"], told["job"]["config"])
-    return worker.run(told["job"], RaySession(told["board"], labels, validates=told["validates"], asks=told["asks"]))
+        labels = gauges.labels_of(told["job"]["run_id"], told["job"]["config"])
+        session = RaySession(told["board"], pulse, labels, validates=told["validates"], asks=told["asks"])
+        outcome = worker.run(told["job"], session)
+        pulse.finish()
+        return outcome
+    finally:
+        pulse.stop()
 
 
 class RaySession:
@@ -40,14 +50,16 @@ class RaySession:
     `labels` are the run's gauges'.
     """
 
-    def __init__(self, board: Any, labels: dict[str, str], *, validates: bool, asks: bool) -> None:
+    def __init__(self, board: Any, pulse: Pulse, labels: dict[str, str], *, validates: bool, asks: bool) -> None:
         import ray.train.torch
 
         context = ray.train.get_context()
         self.rank, self.node_rank, self.local_rank = context.get_world_rank(), context.get_node_rank(), context.get_local_rank()
         self.device = ray.train.torch.get_device()
         self._storage = context.get_storage()
-        self._board, self._labels = board, labels
+        self._board, self._pulse, self._labels = board, pulse, labels
+        self._noticed = self._heeded = _preemption()
+        self._where = f"rank {self.rank} on node {ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"
         self._validates, self._asks = validates, asks
 
     @contextmanager
@@ -79,6 +91,20 @@ class RaySession:
                     storage.keep_best(self._storage.storage_filesystem, self._storage.experiment_fs_path, Path(folder), best_at)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report({"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name, validation=self._validates)
+        self._heeded = self._noticed
+
+    def begin(self, trainer: "Trainer") -> None:
+        """Tell the driver's board what this rank runs on, and what it trains; its pulse follows the trainer from here on.
+
+        Raises:
+            RuntimeError: it differs from the driver's. The driver, which hears of it too, ends the run.
+        """
+        import ray
+
+        mine = {**facts(), DATA: trainer.parts.dataset.content_hash}
+        if sentence := ray.get(self._board.attest.remote(self._where, mine)):
+            raise RuntimeError(sentence)
+        self._pulse.follow(lambda: (trainer.images_seen, trainer.d_steps + trainer.g_steps))
 
     def wait_for_all(self) -> None:
         """Returns when every rank has called it, however long one of them takes."""
@@ -112,7 +138,15 @@ class RaySession:
         return bool(broadcast_from_rank_zero(answer))
 
     def wish(self) -> "Wish":
-        """Nothing."""
+        """What the driver wants; and a checkpoint, once for each notice that a node of this run will be taken away."""
         from gan_core.wishes import Wish
 
-        return Wish.NONE
+        self._noticed = _preemption()
+        return max(self._pulse.wish, Wish.NONE if self._noticed in (None, self._heeded) else Wish.CHECKPOINT)
+
+
+def _preemption() -> Any:
+    """Ray's notice that nodes of this group will be taken away, or None. `ray.train.get_preemption_info` would wait for all ranks."""
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info

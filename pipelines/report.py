@@ -5,6 +5,7 @@ the sweep's run.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from gan_core import registry
 from gan_core.overrides import parse
+from gan_core.wording import brief
 from pipelines.statuses import USAGE
 
 
@@ -28,13 +30,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if run is None:
             known = ledger.names(tracker)
             near = registry.suggestion(options.sweep, known)
-            raise ValueError(f"no sweep '{options.sweep}' in {tracker.uri}{near}; known: {', '.join(known) or 'none'}")
+            raise ValueError(f"no sweep {brief(options.sweep)} in {tracker.uri}{near}; known: {', '.join(known) or 'none'}")
+        folder = _folder(options.out, run.data.tags[ledger.SWEEP])
     except ValueError as error:
         print(f"raygan report: {error}", file=sys.stderr)
         return USAGE
-    folder = publishing.write(tracker, run.info.run_id, options.out or Path(f"report-{run.data.tags[ledger.SWEEP]}"))
+    folder = publishing.write(tracker, run.info.run_id, folder)
     print(f"{folder / publishing.PAGE}")
     return 0
+
+
+def _folder(given: Path | None, sweep: str) -> Path:
+    """Where the page goes.
+
+    Raises:
+        ValueError: nothing can be made there, or the sweep's name, which a server gives, is none.
+    """
+    if given is None and not re.fullmatch(r"[\w.-]+", sweep):
+        raise ValueError(f"the sweep is called {brief(sweep)}, which is no name for a folder; give --out")
+    folder = given or Path(f"report-{sweep}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--out: {brief(str(folder))} cannot be made ({error}); give another folder") from None
+    return folder
 
 
 def tracking_uri(overrides: dict[str, Any]) -> str | None:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gan_core.overrides import parse
-from pipelines.signals import terminable
-from pipelines.statuses import FAILED, INTERRUPTED, USAGE
+from pipelines.signals import status_of, terminable
+from pipelines.statuses import FAILED, USAGE
 
 if TYPE_CHECKING:
     from pipelines.generators import Trained
@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"raygan sample: {error}", file=sys.stderr)
         return USAGE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print("\ninterrupted; nothing was written", file=sys.stderr)
-        return INTERRUPTED
+        return status_of(interruption)
     except Exception as error:  # a worker's errors are of many kinds
         print(f"raygan sample: {str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__}", file=sys.stderr)
         return FAILED

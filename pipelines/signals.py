@@ -1,5 +1,6 @@
-"""Being asked to end, while Ray is at work: SIGTERM, which `ray job stop` sends, is as Ctrl-C, and neither is Ray's to answer."""
+"""Being asked to end, while Ray is at work, by Ctrl-C or by SIGTERM, which `ray job stop` and Kubernetes send: not Ray's to answer."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -7,15 +8,72 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
+from pipelines.statuses import INTERRUPTED
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Asked to end by the signal `signum`."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__()
+        self.signum = signum
+
+    @property
+    def name(self) -> str:
+        """Such as SIGTERM."""
+        return signal.Signals(self.signum).name
+
+
+def status_of(interruption: KeyboardInterrupt) -> int:
+    """The exit status of a command that was ended so."""
+    return 128 + interruption.signum if isinstance(interruption, Interrupted) else INTERRUPTED
+
+
+class Asked:
+    """The signal that has asked for a gentle end; None while none has."""
+
+    signum: int | None = None
+
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt while the block lasts."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Ctrl-C and SIGTERM raise Interrupted while the block lasts."""
+
+    def interrupt(signum: int, _: Any) -> None:
+        raise Interrupted(signum)
+
+    with _handled(interrupt):
+        yield
+
+
+@contextmanager
+def gently() -> Iterator[Asked]:
+    """The first Ctrl-C or SIGTERM in the block is only noted, the second raises Interrupted. Off the main thread none is noted."""
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(signum: int, _: Any) -> None:
+        if asked.signum is not None:
+            raise Interrupted(signum)
+        asked.signum = signum
+        os.write(2, b"\nstopping at a checkpoint; a second time ends at once\n")  # print is not to be interrupted by itself
+
+    with _handled(note):
+        yield asked
+
+
+@contextmanager
+def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    before = {signum: signal.signal(signum, handler) for signum in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for signum, former in before.items():
+            signal.signal(signum, former)
 
 
 def in_thread(function: Callable[[], Any], name: str) -> Future[Any]:

@@ -193,6 +193,28 @@ def require_writable(storage_path: str) -> None:
         raise ValueError(f"ray.storage_path: cannot write to {storage_path} ({error}); set it to a folder that can be written") from None
 
 
+@contextmanager
+def probe(storage_path: str) -> Iterator[str]:
+    """A small file in the storage while the block lasts; returns its name, for `sees`."""
+    filesystem, path = _filesystem(storage_path)
+    name = f".raygan-{uuid4().hex}"
+    with filesystem.open_output_stream(f"{path}/{name}") as file:
+        file.write(b"seen")
+    try:
+        yield name
+    finally:
+        filesystem.delete_file(f"{path}/{name}")
+
+
+def sees(storage_path: str, name: str) -> bool:
+    """Whether the file of `probe` can be read from here."""
+    try:
+        filesystem, path = _filesystem(storage_path)
+        return bool(filesystem.get_file_info(f"{path}/{name}").type == pyarrow.fs.FileType.File)
+    except (OSError, pyarrow.ArrowException):
+        return False
+
+
 def _filesystem(storage_path: str) -> tuple[Any, str]:
     if "://" not in storage_path:
         return pyarrow.fs.LocalFileSystem(), storage_path

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gan_core import registry
 from gan_core.overrides import parse
+from gan_core.wording import brief
 from pipelines.config import packaged
 from pipelines.plan import check
 from pipelines.statuses import USAGE
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 failed, 2 bad input (nothing was started), 130 interrupted."""
+    """Returns the exit status: 0 done, 1 failed, 2 bad input (nothing was started), 130 Ctrl-C, 143 SIGTERM."""
     options = parser().parse_intermixed_args(arguments)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -79,7 +80,8 @@ def _resumed(options: argparse.Namespace) -> "tuple[SweepPlan, str]":
     if found is None:
         known = ledger.names(tracker)
         raise ValueError(
-            f"no sweep '{options.resume}' in {tracker.uri}{registry.suggestion(options.resume, known)}; known: {', '.join(known) or 'none'}"
+            f"no sweep {brief(options.resume)} in {tracker.uri}{registry.suggestion(options.resume, known)}; "
+            f"known: {', '.join(known) or 'none'}"
         )
     return plans.restore(ledger.read_plan(tracker, found.info.run_id), overrides), found.info.run_id
 

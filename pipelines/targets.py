@@ -10,6 +10,7 @@ from torch import Tensor
 from gan_core import sampling
 from gan_core.config import GanConfig
 from gan_core.data import folder, parquet
+from gan_core.data._tables import possible
 from gan_core.datatypes import Batch, ImageDataset
 from pipelines import generators
 from pipelines.generators import Trained
@@ -54,7 +55,7 @@ def find(word: str, tracker: Tracker, *, best: bool) -> Target:
     Raises:
         ValueError: nothing is there, or what is there is none of these.
     """
-    path = Path(word)
+    path = Path(possible(word))
     if "://" in word:
         return _images(word, parquet.load(path=word))
     if generators.is_generator(word) or not path.exists():

@@ -10,7 +10,6 @@
 
 import argparse
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +27,8 @@ from gan_core.theory import bounds, dirac, game, saturation, stability
 from gan_core.theory.check import DIFFERS
 from pipelines import environment, theory_plots, tracking
 from pipelines.config import MlflowConfig
-from pipelines.statuses import FAILED, INTERRUPTED, USAGE
+from pipelines.signals import status_of, terminable
+from pipelines.statuses import FAILED, USAGE
 from pipelines.theory_report import (
     Findings,
     as_csv,
@@ -71,19 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"raygan theory: {error}", file=sys.stderr)
         return USAGE
     torch.set_num_threads(1)  # the networks are small: a second thread makes them slower
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what `ray job stop` sends
     try:
-        return _run(job)
-    except KeyboardInterrupt:
+        with terminable():
+            return _run(job)
+    except KeyboardInterrupt as interruption:
         tracker.client.set_terminated(job.run_id, "KILLED")
         print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
+        return status_of(interruption)
     except Exception as error:  # the run in MLflow must say that it failed
         print(f"\nraygan theory: run {job.run_id} failed: {error}", file=sys.stderr)
         tracker.client.set_terminated(job.run_id, "FAILED")
         return FAILED
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ Explicit run ids through MlflowClient throughout, never the fluent global state:
 import getpass
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -13,19 +14,22 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from gan_core.datatypes import ImageDataset
 from gan_core.losses import LOSSES
 from gan_core.overrides import dumps, flatten, loads
+from gan_core.wording import brief
 from pipelines import environment, run_writer, storage
-from pipelines.config import JobConfig
+from pipelines.config import JobConfig, public_uri
 
 CONFIG_FILE, ENVIRONMENT_FILE, ERROR_FILE = "config.yaml", "environment.json", "error.txt"
+RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PARAMS_AT_ONCE = 100  # the REST API's limit for one request
 
 
@@ -68,6 +72,9 @@ class Tracker(NamedTuple):
 def resolve_uri(configured: str | None) -> str:
     """The tracking URI: the config's, else $MLFLOW_TRACKING_URI, else mlflow.db here; SQLite paths from the root."""
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if not isinstance(uri, str):
+        raise ValueError(f"mlflow.tracking_uri: is an address, given {brief(uri)}; give a server's URL, or sqlite:///mlflow.db")
+    public_uri(uri, "mlflow.tracking_uri" if configured else "$MLFLOW_TRACKING_URI")
     if uri.startswith("sqlite:///"):
         return f"sqlite:///{os.path.abspath(uri.removeprefix('sqlite:///'))}"
     return uri
@@ -138,13 +145,39 @@ def create_run(
     if cautions:
         tags["raygan.cautions"] = "\n".join(cautions)
     run = tracker.client.create_run(tracker.experiment_id, run_name=name, tags=tags)
-    run_id: str = run.info.run_id
+    run_id: str = require_run_id(run.info.run_id)
+    _require_artifacts_away_from_here(tracker, run.info.artifact_uri)
     try:
         describe_run(tracker, run_id, config, dataset, facts)
-    except Exception:
+    except BaseException:  # also Ctrl-C
         tracker.client.set_terminated(run_id, "FAILED")
         raise
     return run_id
+
+
+def require_run_id(run_id: str) -> str:
+    """The id, found to be one: checkpoints lie in a folder of its name, which a server must not choose to be elsewhere.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not RUN_ID.fullmatch(run_id):
+        raise ValueError(f"{brief(run_id)} is no run id: these are letters, digits, - and _")
+    return run_id
+
+
+def _require_artifacts_away_from_here(tracker: Tracker, artifact_uri: str) -> None:
+    """Check that a server on another machine does not name a folder of this one: MLflow would write there whatever it was.
+
+    Raises:
+        ValueError: it does.
+    """
+    far = tracker.uri.startswith("http") and urlsplit(tracker.uri).hostname not in LOOPBACK
+    if far and urlsplit(artifact_uri).scheme in ("", "file"):
+        raise ValueError(
+            f"mlflow.tracking_uri: {tracker.uri} wants its clients to write artifacts to {artifact_uri}, in their own file systems; start "
+            f"the server with --artifacts-destination, so that it takes them itself"
+        )
 
 
 def source_tags(command: str, words: str, facts: Mapping[str, Any]) -> dict[str, str]:
@@ -186,7 +219,7 @@ def read_config(tracker: Tracker, run_id: str) -> dict[str, Any]:
         ValueError: no such run, or it was not made by raygan.
     """
     try:
-        tracker.client.get_run(run_id)
+        require_run_id(tracker.client.get_run(require_run_id(run_id)).info.run_id)
     except MlflowException:
         raise ValueError(f"no run '{run_id}' in {tracker.uri}; run ids are in the MLflow UI, and `raygan train` prints them") from None
     if tracker.client.get_run(run_id).data.tags.get("raygan.kind") == "sweep":
@@ -194,6 +227,21 @@ def read_config(tracker: Tracker, run_id: str) -> dict[str, Any]:
     if not is_described(tracker, run_id):
         raise ValueError(f"run {run_id} in {tracker.uri} has no {CONFIG_FILE}: raygan did not make it")
     return loads(read_text(tracker, run_id, CONFIG_FILE), f"config of run {run_id}")
+
+
+def named_run(tracker: Tracker, experiment: str, name: str) -> Run | None:
+    """The newest run called `name` in the experiment, of those that were made completely; None where there is none.
+
+    Raises:
+        ValueError: the name cannot be searched for.
+    """
+    if "'" in name or '"' in name:
+        raise ValueError(f"--once: a name without quotes is needed, given {name}")
+    found = tracker.client.get_experiment_by_name(experiment)
+    if found is None:
+        return None
+    runs = tracker.client.search_runs([found.experiment_id], f"attributes.run_name = '{name}'", order_by=["attributes.start_time DESC"])
+    return next((run for run in runs if is_described(tracker, run.info.run_id)), None)
 
 
 def is_described(tracker: Tracker, run_id: str) -> bool:
@@ -213,7 +261,7 @@ def knows(tracker: Tracker, run_id: str) -> bool:
         tracker.client.get_run(run_id)
     except MlflowException:
         return False
-    return True
+    return RUN_ID.fullmatch(run_id) is not None
 
 
 def require_continuation(tracker: Tracker, run_id: str, config: JobConfig, dataset: ImageDataset, *, local: bool) -> Tracker:

@@ -14,10 +14,13 @@ from pipelines.statuses import USAGE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 failed, 2 bad input (nothing was started), 130 interrupted."""
+    """Returns the exit status: 0 done, 1 failed, 2 bad input (nothing was started), 130 Ctrl-C, 143 SIGTERM."""
     options = parser().parse_intermixed_args(arguments)
     try:
         plan = make_plan(options)
+        if plan.finished:
+            print(f"run {plan.resume} is finished: there is nothing to do for --once {options.once}")
+            return 0
         if options.print_config:
             print(dumps(plan.config.model_dump()), end="")
             return 0
@@ -40,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     past = parser.add_mutually_exclusive_group()
     past.add_argument("--resume", metavar="RUN", help="continue an MLflow run from its last checkpoint, in the same run")
+    past.add_argument("--once", metavar="NAME", help="start the run of this name, or go on with it; for jobs that are started again")
     past.add_argument("--from-run", metavar="RUN", help="start a new run with the config of a past one")
     parser.add_argument("--local", action="store_true", help="one worker in this process, without Ray: for debugging")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config as YAML and stop")

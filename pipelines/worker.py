@@ -43,6 +43,7 @@ class Job(TypedDict):
     config: dict[str, Any]
     tracking_uri: str
     run_id: str
+    content_hash: str
     orders: NotRequired[Orders]
 
 
@@ -87,6 +88,10 @@ class Session(Protocol):
         """Keep a checkpoint; every rank calls this, rank 0's `fill` writes it. `best_at` marks it as the best, by images_seen."""
         ...
 
+    def begin(self, trainer: Trainer) -> None:
+        """Called once, when this rank has loaded its data."""
+        ...
+
     def wait_for_all(self) -> None:
         """Returns when every rank has called it: a node may decode its data for longer than a collective's time-out."""
         ...
@@ -123,6 +128,7 @@ def run(job: Job, session: Session) -> Outcome:
     if session.device.type == "cpu":
         torch.set_num_threads(max(1, int(config.ray.cpus_per_worker)))
     trainer = Trainer(config.gan(), device=session.device, evaluates=not config.ray.asynchronous_evaluation)
+    session.begin(trainer)
     session.wait_for_all()
     pending = None
     with session.latest_checkpoint() as folder:

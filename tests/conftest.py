@@ -11,8 +11,12 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a test cluster lives for s
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 
 import pytest
+from hypothesis import settings
 
 from tests.support import tiny_tree
+
+settings.register_profile("raygan", deadline=None)  # an import in the first example takes seconds on a busy machine
+settings.load_profile("raygan")
 
 
 @pytest.fixture(autouse=True)

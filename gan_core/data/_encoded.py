@@ -10,11 +10,11 @@ from pydantic import AfterValidator
 
 from gan_core.data import _cache
 from gan_core.data._decode import CorruptImageError, Decoded, Layout, Row, SizeError, decode, quietly, size_of
-from gan_core.data._tables import Stamp, without_secrets
+from gan_core.data._tables import Stamp, possible, without_secrets
 
 
 def _local(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(_cache.require_local(path)))
+    return possible(os.path.abspath(os.path.expanduser(_cache.require_local(path))))
 
 
 LocalPath = Annotated[str, AfterValidator(_local)]

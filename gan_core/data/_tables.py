@@ -1,9 +1,9 @@
 """Encoded images in Parquet files: finding the files and columns, and reading rows. Needs no PyTorch."""
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -11,9 +11,10 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from gan_core.data._decode import Row
+from gan_core.wording import holds_secret
 
 ROWS_AT_ONCE = 1024
-SECRET = re.compile(r"[^:/]+://[^/@:]*:(?!\d+(/|$))[^@]*@")  # user:password@, also with a / in the password, but not host:port
+LONGEST_SHOWN = 100  # characters of a path in a message
 LARGEST_CLASSES = 1_000_000  # one label of 40,000,000 would make as many classes
 
 
@@ -62,12 +63,31 @@ def without_secrets(address: str) -> str:
     Raises:
         ValueError: it does. The message does not repeat it.
     """
-    if SECRET.match(address):
+    if holds_secret(address):
         raise ValueError(
-            f"the address at {address.partition('://')[0]}:// holds a user and password, and addresses are logged; give them in "
+            f"the address at {address.partition('://')[0]}:// holds a user and password, or a key, and addresses are logged; give them in "
             f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or as the object store's own variables or files"
         )
     return address
+
+
+def possible(path: str) -> str:
+    """The path or address, if there could be something of that name, and no secret in it.
+
+    Raises:
+        ValueError: there could not: a name is too long, or holds what no name may.
+    """
+    if "://" in path:
+        return without_secrets(path)
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (OSError, ValueError) as error:
+        shown = repr(path if len(path) <= LONGEST_SHOWN else f"{path[:LONGEST_SHOWN]}...")
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{shown} cannot be a path ({reason}); give another") from None
+    return path
 
 
 def locate(address: str) -> Place:
@@ -76,6 +96,7 @@ def locate(address: str) -> Place:
     Raises:
         ValueError: pyarrow does not know the scheme, or cannot reach it.
     """
+    possible(address)
     if "://" not in address:
         return Place(pyarrow.fs.LocalFileSystem(), address, address)
     try:

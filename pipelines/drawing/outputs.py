@@ -126,7 +126,7 @@ def require_file(option: str, place: str) -> None:
 
 def _resolved(place: str | Path) -> Path:
     """What links lead to: names are given by renaming, which would replace the link."""
-    return Path(os.path.realpath(place))
+    return Path(_tables.possible(os.path.realpath(place)))
 
 
 def _require_writable(option: str, path: Path) -> None:

@@ -18,8 +18,8 @@ from gan_core.overrides import merge
 from pipelines import cluster, environment, launch, results, tracking
 from pipelines.conduct import say
 from pipelines.results import CONFIRM, SCREEN, Row
-from pipelines.signals import terminable
-from pipelines.statuses import FAILED, INTERRUPTED, USAGE
+from pipelines.signals import status_of, terminable
+from pipelines.statuses import FAILED, USAGE
 from pipelines.sweeps import ledger, outcome, tuning
 from pipelines.sweeps.ledger import Identity
 from pipelines.sweeps.plan import SweepPlan
@@ -47,7 +47,11 @@ def run(plan: SweepPlan, words: str, resumed: str | None) -> int:
     """Run the sweep as planned, or go on with it; returns the exit status."""
     with ExitStack() as stack:
         try:
+            stack.enter_context(terminable())
             ride = _start(plan, words, resumed, stack)
+        except KeyboardInterrupt as interruption:
+            print(f"\ninterrupted before the sweep began; again: {words}", file=sys.stderr)
+            return status_of(interruption)
         except (ValueError, ConnectionError, OSError, MlflowException) as error:
             print(f"raygan sweep: {error}", file=sys.stderr)
             return USAGE
@@ -96,13 +100,12 @@ def _conduct(ride: Ride) -> int:
     if uri := ride.plan.config.mlflow.tracking_uri:
         remedy += f" mlflow.tracking_uri={uri}"
     try:
-        with terminable():
-            anything_new = _screen(ride) | _confirm(ride) | (not ride.was_finished)
-            print(outcome.finish(ride.plan, tracker, ride.run_id, anything_new=anything_new), flush=True)
-    except KeyboardInterrupt:
+        anything_new = _screen(ride) | _confirm(ride) | (not ride.was_finished)
+        print(outcome.finish(ride.plan, tracker, ride.run_id, anything_new=anything_new), flush=True)
+    except KeyboardInterrupt as interruption:
         outcome.close(tracker, ride.run_id, name, "KILLED")
         print(f"\ninterrupted; {remedy}", file=sys.stderr)
-        return INTERRUPTED
+        return status_of(interruption)
     except Exception as error:  # whatever it was, MLflow must say that it failed, and the user what to do
         outcome.close(tracker, ride.run_id, name, "FAILED", str(error))
         print(f"\nraygan sweep: {name} failed: {error}\n{remedy}", file=sys.stderr)

@@ -13,6 +13,7 @@ from gan_core.extractors import lenet
 from gan_core.measures import scores_of
 from gan_core.schema import Section
 from gan_core.sections import Kimg, Whole
+from gan_core.wording import brief
 from pipelines.config import JobConfig
 
 ETA = 3.0
@@ -182,7 +183,7 @@ def aim(config: GanConfig, dataset: ImageDataset, asked: str | None) -> Aim:
     if objective not in ranking:
         near = registry.suggestion(objective, ranking)
         raise ValueError(
-            f"sweep.objective: no trial reports '{objective}'{near}; these have a better side: {', '.join(ranking)}; "
+            f"sweep.objective: no trial reports {brief(objective)}{near}; these have a better side: {', '.join(ranking)}; "
             "evaluation.metrics adds more"
         )
     distances = [name for name in ranking if name.startswith(("kid", "fd")) and directions[name] == "lower"]

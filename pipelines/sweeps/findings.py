@@ -91,7 +91,7 @@ def _picture(tracker: Tracker, row: Row | None) -> bytes | None:
     paths = [artifact.path for artifact in tracker.client.list_artifacts(row.run_id, "images") if artifact.path.endswith(".png")]
     if not paths:
         return None
-    last = max(paths, key=lambda path: step_of(path) or 0)
+    last = f"images/{max(paths, key=lambda path: step_of(path) or 0).rpartition('/')[2]}"  # a server's path might lead elsewhere
     with tempfile.TemporaryDirectory(prefix="raygan-") as folder:
         return Path(tracker.client.download_artifacts(row.run_id, last, folder)).read_bytes()
 

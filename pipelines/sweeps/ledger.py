@@ -245,7 +245,7 @@ def _search(tracker: Tracker, experiments: list[str] | None, condition: str) -> 
     token: str | None = None
     while True:
         page = tracker.client.search_runs(experiments, condition, max_results=1000, page_token=token)
-        found += page
+        found += [run for run in page if tracking.require_run_id(run.info.run_id)]
         token = page.token
         if not token:
             return found

@@ -8,6 +8,7 @@ from ray.tune.search.sample import Categorical
 from gan_core.building import build_networks, load_dataset, require_fitting
 from gan_core.datatypes import ImageDataset
 from gan_core.overrides import Tree, merge, validate
+from gan_core.wording import brief
 from pipelines.config import load_named
 from pipelines.results import SCREEN
 from pipelines.sweeps import config as configs
@@ -165,7 +166,7 @@ def _points(config: SweepJobConfig, space: Space) -> tuple[list[Point], int]:
 
 def _require_searched(config: SweepJobConfig, space: Space) -> None:
     if config.sweep.rank_within is not None and config.sweep.rank_within not in space:
-        raise ValueError(f"sweep.rank_within: {config.sweep.rank_within} is not searched; the space has {', '.join(space)}")
+        raise ValueError(f"sweep.rank_within: {brief(config.sweep.rank_within)[1:-1]} is not searched; the space has {', '.join(space)}")
     if config.sweep.scheduler == "pbt":
         spaces.perturbable(space)
 

@@ -16,7 +16,7 @@ def write(tracker: Tracker, run_id: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    tracker.client.log_artifacts(run_id, str(folder), ledger.REPORT_FOLDER)
+        tracker.client.log_artifact(run_id, str(folder / name), ledger.REPORT_FOLDER)  # and nothing else that lies in the folder
     return folder
 
 

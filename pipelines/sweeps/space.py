@@ -13,6 +13,7 @@ from gan_core.losses import LOSSES
 from gan_core.overrides import Tree, flatten
 from gan_core.ratio import StepRatio
 from gan_core.variants import VARIANTS
+from gan_core.wording import brief
 
 Space = dict[str, Domain]
 Point = dict[str, Any]
@@ -72,7 +73,7 @@ def _among(key: str, domain: Domain, values: Sequence[Any]) -> Domain:
         names = [str(value) for value in getattr(domain, "categories", [])] + (list(VARIANTS) if key == LOSS else [])
         variants = f"; variants may be named too: {', '.join(sorted(VARIANTS.keys() - LOSSES.keys()))}" if key == LOSS else ""
         near = registry.suggestion(str(outside[0]), names)
-        raise ValueError(f"{key}: {outside[0]!r} is not in this space{near}; it holds {_listed(domain)}{variants}")
+        raise ValueError(f"{key}: {brief(outside[0])} is not in this space{near}; it holds {_listed(domain)}{variants}")
     if len(set(map(str, values))) < len(values):
         raise ValueError(f"{key}: a value is given twice in {list(values)}")
     return Categorical(list(values))

@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 import torch
 from ray import tune
 
-from gan_core import Report, evaluation
+from gan_core import Report, Trainer, evaluation
 from gan_core.building import load_dataset
 from gan_core.overrides import Tree, flatten, merge, parse, validate
 from gan_core.wishes import Wish
@@ -24,6 +24,7 @@ from pipelines import gauges, storage, tracking, worker
 from pipelines.config import JobConfig
 from pipelines.patience import patiently
 from pipelines.results import SPENT
+from pipelines.signals import Asked
 from pipelines.sweeps import ledger
 from pipelines.sweeps import space as spaces
 from pipelines.sweeps.ledger import Identity
@@ -127,7 +128,7 @@ def run(config: dict[str, Any], told: Told) -> None:
         lambda: ledger.open_trial(tracker, told["name"], identity, job_config, dataset, facts=told["facts"], tags=tags), patience, print
     )
     referee = Referee(told, job_config, identity, run_id)
-    outcome = _train(told, identity, job_config, run_id, referee)
+    outcome = _train(told, identity, job_config, run_id, referee, content_hash=dataset.content_hash)
     if outcome["undelivered"]:
         raise RuntimeError(outcome["undelivered"])
     if told["sweep"]["equal"] == "device_seconds" and not outcome["failure"]:  # for those who train it again
@@ -156,19 +157,20 @@ def _take_over(place: str, run_id: str, identity: Identity) -> Identity:
     return identity if taken is None else identity._replace(point=taken["point"], donor=taken["donor"])
 
 
-def _train(told: Told, identity: Identity, config: JobConfig, run_id: str, referee: "Referee") -> worker.Outcome:
+def _train(told: Told, identity: Identity, config: JobConfig, run_id: str, referee: "Referee", *, content_hash: str) -> worker.Outcome:
     orders = worker.Orders(
         perturbed=_hyperparameters(told, config),
         fatal_alarms=list(told["sweep"]["stop_on_alarms"]),
         device_seconds=told["sweep"]["device_seconds"],
     )
     named = {"mlflow.run_name": identity.name, "mlflow.experiment": f"{config.mlflow.experiment}-{told['name']}"}  # as in MLflow
-    job = worker.Job(config=merge(config.model_dump(), named), tracking_uri=told["tracking_uri"], run_id=run_id, orders=orders)
+    tree = merge(config.model_dump(), named)
+    job = worker.Job(config=tree, tracking_uri=told["tracking_uri"], run_id=run_id, content_hash=content_hash, orders=orders)
     if config.ray.num_workers == 1:
         return worker.run(job, TrialSession(job, config, referee, on_gpu=told["on_gpu"]))
     from pipelines import launch
 
-    return launch.launch(job, config, referee, ask=referee.ask)
+    return launch.launch(job, config, referee, Asked(), ask=referee.ask)
 
 
 def _hyperparameters(told: Told, config: JobConfig) -> dict[str, float]:
@@ -238,6 +240,9 @@ class TrialSession:
     def show(self, images_seen: int, metrics: dict[str, float]) -> None:
         """MLflow has it; who watches the cluster sees it too."""
         gauges.show(self._labels, images_seen, metrics)
+
+    def begin(self, trainer: Trainer) -> None:
+        """There is nobody to agree with."""
 
     def wait_for_all(self) -> None:
         """There is one rank."""

@@ -5,7 +5,7 @@ from mlflow import MlflowClient
 
 from gan_core.judge import Scores
 from gan_core.overrides import flatten, merge, validate
-from pipelines import apart, launch
+from pipelines import apart, machines
 from pipelines.config import JobConfig, load_named, require_resumable
 from pipelines.worker import PROVENANCE_TAG
 from tests.support import provenance
@@ -59,13 +59,18 @@ def test_what_is_measured_and_what_is_not_is_said(told):
 
 
 def test_workers_leave_the_evaluation_its_gpu(monkeypatch):
-    monkeypatch.setattr(launch.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
+    node = {"Alive": True, "NodeID": "abcdef123456", "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 8.0, "GPU": 2.0}}
+    monkeypatch.setattr(machines.ray, "cluster_resources", lambda: node["Resources"])
+    monkeypatch.setattr(machines.ray, "nodes", lambda: [node])
+    monkeypatch.setattr(machines, "_grows", lambda: False)
     with_gpu = config(ray__evaluation_gpus=1)
-    assert not launch.uses_gpu(with_gpu)
-    launch._require_resources(with_gpu)
-    assert launch.uses_gpu(config(ray__evaluation_gpus=0))
-    with pytest.raises(ValueError, match="2 workers and the evaluation beside them need 3 GPU, the cluster has 2"):
-        launch._require_resources(config(ray__evaluation_gpus=1, ray__use_gpu=True))
+    assert not machines.uses_gpu(with_gpu)
+    machines.require_room(with_gpu)
+    assert machines.uses_gpu(config(ray__evaluation_gpus=0))
+    with pytest.raises(
+        ValueError, match="2 workers of 1 CPU and 1 GPU each and the evaluation beside them with 1 CPU and 1 GPU do not fit"
+    ):
+        machines.require_room(config(ray__evaluation_gpus=1, ray__use_gpu=True))
 
 
 def test_who_scores_does_not_change_within_a_run():

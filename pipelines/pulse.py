@@ -1,0 +1,141 @@
+"""How a rank is, as a thread of its process sees it, and tells the driver's board every second: where on the clock, what it is doing, and
+since when it stands still. The training thread is only looked at, by its stack and its CPU clock, so that this costs it nothing.
+
+Imports are inside, as in rank.py.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+BEAT_SECONDS, ANSWER_SECONDS = 1.0, 10.0
+ROOT = f"{Path(__file__).parents[1]}/"
+TRAINING, STARTING, DONE = "training", "starting", "done"
+# What a rank is doing, by the outermost of its frames that is one of these; such pauses may be long.
+PAUSES = {
+    "gan_core/trainer.py:_round": TRAINING,
+    "gan_core/trainer.py:_evaluate": "evaluating",
+    "gan_core/evaluation.py": "evaluating",
+    "gan_core/building.py": "loading the data",
+    "pipelines/rank.py:save": "saving a checkpoint",
+    "pipelines/rank.py:latest_checkpoint": "loading a checkpoint",
+    "pipelines/rank.py:may_go_on": "waiting for leave to go on",
+    "pipelines/run_writer.py": "delivering metrics",
+}
+# Where a thread waits for other ranks, or for Ray Train's controller, which waits for them.
+MEETINGS = (
+    "torch/distributed/",
+    "ray/train/v2/_internal/execution/collective_impl.py",
+    "ray/train/v2/_internal/execution/context.py:_sync_checkpoint_dir_name_across_ranks",
+    "ray/train/v2/_internal/execution/context.py:report",
+)
+UPLOAD = "ray/train/v2/_internal/execution/context.py:_upload_checkpoint"
+
+
+class Beat(NamedTuple):
+    """How a rank is. `group` tells one worker group from the next, `waits` is for other ranks, `place` where in our code it is."""
+
+    group: str
+    rank: int
+    node: str
+    node_id: str
+    pid: int
+    born: float
+    images_seen: int
+    doing: str
+    place: str
+    waits: bool
+    still_seconds: float
+
+
+class View(NamedTuple):
+    """What a stack says: what is being done, the innermost place in our code, and whether other ranks are waited for."""
+
+    doing: str
+    place: str
+    waits: bool
+
+
+def view(frame: FrameType | None) -> View:
+    """Read the stack that ends in `frame`."""
+    doing, place, waits, uploads = STARTING, "", False, False
+    while frame is not None:
+        file, name = frame.f_code.co_filename, frame.f_code.co_name
+        where = f"{file.removeprefix(ROOT)}:{name}"
+        if not place and where.startswith(("gan_core/", "pipelines/")):
+            place = f"{name} ({Path(file).name}:{frame.f_lineno})"
+        uploads = uploads or f"{file}:{name}".endswith(UPLOAD)
+        waits = waits or (not place and any(meeting in f"{file}:{name}" for meeting in MEETINGS))
+        doing = next((said for start, said in PAUSES.items() if where.startswith(start)), doing)
+        frame = frame.f_back
+    return View(doing, place, waits and not uploads)
+
+
+class Pulse:
+    """Beats for the thread that makes it, until it is stopped; `wish` is the driver's, as of the last beat."""
+
+    def __init__(self, board: Any) -> None:
+        import psutil
+        import ray.train
+
+        from gan_core.wishes import Wish
+
+        context = ray.get_runtime_context()
+        self._board, self._rank = board, ray.train.get_context().get_world_rank()
+        self._group, self._node_id = context.get_placement_group_id() or "", context.get_node_id()
+        self._node, self._born = ray.util.get_node_ip_address(), psutil.Process().create_time()
+        self._thread = threading.get_ident()
+        self._cpu_clock = time.pthread_getcpuclockid(self._thread)
+        self._clock: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self._signs: tuple[Any, ...] = ()
+        self._moved_at = time.monotonic()
+        self._ended = threading.Event()
+        self.wish: Wish = Wish.NONE
+        threading.Thread(target=self._beat, name="pulse", daemon=True).start()
+
+    def follow(self, clock: Callable[[], tuple[int, int]]) -> None:
+        """`clock` gives the images seen and the steps taken."""
+        self._clock = clock
+
+    def stop(self) -> None:
+        """No more beats."""
+        self._ended.set()
+
+    def finish(self) -> None:
+        """A last beat, which says that this rank has done all it had to."""
+        import ray
+
+        self.stop()
+        ray.get(self._board.beat.remote(self._look()._replace(doing=DONE, waits=True)), timeout=ANSWER_SECONDS)
+
+    def _beat(self) -> None:
+        import ray
+        from ray.exceptions import GetTimeoutError, RayError
+
+        from gan_core.wishes import Wish
+
+        while not self._ended.is_set():
+            try:
+                self.wish = Wish(ray.get(self._board.beat.remote(self._look()), timeout=ANSWER_SECONDS))
+            except (RayError, GetTimeoutError):  # the driver is away; should it be dead, Ray ends this process
+                pass
+            except OSError:  # the thread has ended, and its clock with it
+                return
+            self._ended.wait(BEAT_SECONDS)
+
+    def _look(self) -> Beat:
+        seen = view(sys._current_frames().get(self._thread))
+        images_seen, steps = self._clock()
+        # In training only steps count: a loop that hangs is busy too. A pause lives while its thread uses the CPU.
+        busy = () if seen.doing == TRAINING or seen.waits else (time.clock_gettime(self._cpu_clock),)
+        signs = (images_seen, steps, seen.doing, seen.waits, *busy)
+        if signs != self._signs:
+            self._signs, self._moved_at = signs, time.monotonic()
+        still = time.monotonic() - self._moved_at
+        where = (self._node, self._node_id, os.getpid(), self._born)
+        return Beat(self._group, self._rank, *where, images_seen, seen.doing, seen.place, seen.waits, still)
