@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -133,9 +134,10 @@ class Judge:
         chosen = sha256(indices.numpy().tobytes()).hexdigest()
         key = sha256(f"{self.dataset.content_hash} {self.extractor.weights_hash} {chosen}".encode()).hexdigest()[:24]
         path = cache_folder(None) / f"features-{key}.safetensors"
-        if not distributed.any_rank(not path.is_file(), self.extractor.device):
-            found = load_file(path, device=str(self.extractor.device))
-            return Features(found["features"], found.get("probabilities"))
+        found = _read(path, self.extractor.device, len(indices))
+        if not distributed.any_rank(found is None, self.extractor.device):
+            assert found is not None, "every rank has read them"
+            return found
         share = -(-len(indices) // distributed.world_size())
         mine = indices[torch.arange(share).add(sampling.first_of_share(share)).clamp(max=len(indices) - 1)]
         parts = []
@@ -170,6 +172,17 @@ def _gathered(parts: list[Features], count: int) -> Features:
     features = distributed.gather(torch.cat([part.features for part in parts]))[:count]
     classes = [part.probabilities for part in parts if part.probabilities is not None]
     return Features(features, distributed.gather(torch.cat(classes))[:count] if classes else None)
+
+
+def _read(path: Path, device: torch.device, count: int) -> Features | None:
+    """The features of `count` images from the cache; None where they are not there, or damaged."""
+    try:
+        found = load_file(path, device=str(device))
+    except (OSError, SafetensorError):
+        return None
+    features, probabilities = found.get("features"), found.get("probabilities")
+    fine = features is not None and features.ndim == 2 and len(features) == count
+    return Features(features, probabilities) if features is not None and fine else None
 
 
 def _write(path: Path, features: Features) -> None:

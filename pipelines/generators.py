@@ -5,6 +5,7 @@ exported program are not even fetched.
 """
 
 import json
+import pickle
 import re
 import tempfile
 from pathlib import Path
@@ -83,12 +84,15 @@ def is_generator(word: str) -> bool:
 
 
 def _checkpoint(name: str, folder: Path, run_id: str | None, tracker: Tracker) -> Trained:
-    state = checkpoint.load(folder)
-    config = validate(unflatten(state["config"]), GanConfig)
-    description = Description(
-        shape=_shape(config, run_id, tracker), images_seen=state["images_seen"], content_hash=state["content_hash"], gan=config
-    )
-    return Trained(name, portable.build(config, description.shape, state["g_ema"]), description, run_id)
+    try:
+        state = checkpoint.load(folder)
+        config = validate(unflatten(state["config"]), GanConfig)
+        seen = {"images_seen": state["images_seen"], "content_hash": state["content_hash"]}
+        description = Description(shape=_shape(config, run_id, tracker), gan=config, **seen)
+        return Trained(name, portable.build(config, description.shape, state["g_ema"]), description, run_id)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ValueError(f"{folder} holds no checkpoint of a training that can be read ({reason}); code in it was not run") from None
 
 
 def _run_of(path: Path, tracker: Tracker) -> str | None:

@@ -1,6 +1,7 @@
 """Checkpoint folders of a run, `<storage>/<run id>/checkpoint_<images seen>`: named, found, kept and thinned out."""
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import pyarrow.fs
 from gan_core.checkpoint import SUMS
 
 PREFIX, BEST = "checkpoint_", "best_"
+DONOR = re.compile(r"[0-9A-Za-z][\w-]*/(?:checkpoint|best)_[0-9]+")
+LARGEST_NOTE = 1 << 20  # bytes of ADOPTED
 ADOPTED, PENDING, RAY_TRAIN_LIST = "adopted.json", "undelivered.json", "checkpoint_manager_snapshot.json"
 
 
@@ -140,8 +143,23 @@ def adopted(storage_path: str, run_id: str) -> dict[str, Any] | None:
     if filesystem.get_file_info(place).type != pyarrow.fs.FileType.File:
         return None
     with filesystem.open_input_stream(place) as file:
-        found: dict[str, Any] = json.loads(file.read())
-        return found
+        return _checked_note(file.read(LARGEST_NOTE), place)
+
+
+def _checked_note(content: bytes, place: str) -> dict[str, Any]:
+    """What ADOPTED holds: whoever can write to the storage must not choose what is copied, or deleted, elsewhere.
+
+    Raises:
+        ValueError: it is not what `adopt` writes.
+    """
+    try:
+        note: dict[str, Any] = json.loads(content)
+        fine = note.keys() == {"donor", "point", "complete"} and DONOR.fullmatch(note["donor"]) and isinstance(note["point"], dict)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        fine = None
+    if not fine:
+        raise ValueError(f"{place} is damaged: it names no checkpoint as <run id>/<name>; delete it, and the run goes on from its own")
+    return note
 
 
 def _note_adopted(filesystem: Any, folder: str, note: dict[str, Any]) -> None:

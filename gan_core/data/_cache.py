@@ -84,10 +84,10 @@ class Entry:
         try:
             manifest = json.loads((self.folder / "manifest.json").read_text())
             sizes = {name: (self.folder / name).stat().st_size for name in ("images.bin", "labels.bin")}
-        except (OSError, ValueError):
+            count = manifest["count"]
+            return sizes == {"images.bin": count * math.prod(manifest["shape"]), "labels.bin": 8 * count * manifest["labelled"]}
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
             return False
-        count = manifest["count"]
-        return sizes == {"images.bin": count * math.prod(manifest["shape"]), "labels.bin": 8 * count * manifest["labelled"]}
 
     @contextmanager
     def writer(self, channels: int, resolution: int) -> Iterator["Writer"]:

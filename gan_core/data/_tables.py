@@ -176,7 +176,7 @@ def class_names(metadata: Any, label: str | None) -> list[str]:
     stored = (metadata.schema.to_arrow_schema().metadata or {}).get(b"huggingface")
     try:
         names = json.loads(stored or b"null")["info"]["features"][label]["names"]
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, LookupError, RecursionError):
         return []
     return list(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
