@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gan_core.trainer import DivergenceError, EvaluationError, Report, Trainer
+    from gan_core.trainer import DivergenceError, EvaluationError, OutOfMemoryError, Report, Trainer
 
-__all__ = ["DivergenceError", "EvaluationError", "Report", "Trainer"]
+__all__ = ["DivergenceError", "EvaluationError", "OutOfMemoryError", "Report", "Trainer"]
 
 
 def __getattr__(name: str) -> Any:

@@ -210,7 +210,7 @@ def require_fitting(config: GanConfig, dataset: ImageDataset, generator: nn.Modu
     """
     in_force = config.regularizers.in_force
     per_image = [REGULARIZERS[name].weight_key for name in in_force if REGULARIZERS[name].of_one_image]
-    batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in discriminator.modules())
+    batch_norm = has_batch_norm(discriminator)
     if batch_norm and config.regularizers.spectral_norm:
         raise ValueError(
             "regularizers.spectral_norm: the discriminator has batch norm, which undoes it by rescaling; set "
@@ -237,6 +237,11 @@ def require_fitting(config: GanConfig, dataset: ImageDataset, generator: nn.Modu
             )
         if config.batch_size // config.network.packing < 2:
             raise ValueError(f"batch_size: the loss {config.loss.name} compares samples, and needs 2 at least, given {config.batch_size}")
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    """Whether it looks across the images that it is given at once."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 def _require_augmentable(config: GanConfig, dataset: ImageDataset) -> None:

@@ -79,6 +79,20 @@ def any_rank(here: bool, device: torch.device) -> bool:
     return bool(count)
 
 
+def largest(values: list[int], device: torch.device) -> list[int]:
+    """Each value's maximum over the ranks, the same on all."""
+    if world_size() == 1:
+        return values
+    found = torch.tensor(values, device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return [int(value) for value in found.tolist()]
+
+
+def mine(values: Sequence[Piece]) -> Piece | None:
+    """This rank's of `values`, one for each rank in order; None where they are of another number of ranks."""
+    return values[rank()] if len(values) == world_size() else None
+
+
 def gather(shard: Shaped[Tensor, "shard ..."]) -> Shaped[Tensor, "batch ..."]:
     """The ranks' equal `shard`s, concatenated in rank order, on every rank."""
     if world_size() == 1:
@@ -134,6 +148,12 @@ def require_equal_text(text: str, what: str, device: torch.device) -> None:
     mine = torch.frombuffer(bytearray(sha256(text.encode()).digest()), dtype=torch.uint8).to(device)
     if any_rank(bool((gather(mine).view(-1, len(mine)) != mine).any()), device):
         raise ValueError(f"{what} differs between the workers, so that their scores would not mix; give all nodes one $RAYGAN_CACHE")
+
+
+def gather_text(text: str, device: torch.device) -> list[str]:
+    """Each rank's `text`, of which the first 64 bytes travel."""
+    mine = torch.frombuffer(bytearray(text.encode()[:64].ljust(64, b"\0")), dtype=torch.uint8).to(device)
+    return [bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in gather(mine).view(-1, 64)]
 
 
 def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:

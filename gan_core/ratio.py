@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gan_core.distributed import mean_over_ranks
+from gan_core.distributed import gather, mean_over_ranks, mine
 from gan_core.wording import brief
 
 
@@ -77,6 +77,7 @@ class RatioSchedule:
         self.band = band
         self.advantage: float | None = None
         self._sum: Tensor | None = None
+        self._sums: list[float] = []
         self._count = 0
 
     def current(self, images_seen: int) -> StepRatio:
@@ -92,12 +93,13 @@ class RatioSchedule:
         ahead = (stats["d/accuracy_real"] + stats["d/accuracy_fake"] - 1.0).double()
         self._sum = ahead if self._sum is None else self._sum.to(ahead.device) + ahead
         self._count += 1
+        self._sums = []
 
     def adjust(self, images_seen: int, previous: int) -> None:
         """Move a rung if a look is due since `previous` and the advantage is out of its band. All ranks call it together."""
         band = self.band
         if self.warmup is not None and previous < self.warmup.images:
-            self._sum, self._count = None, 0  # that was another ratio's doing
+            self._sum, self._count, self._sums = None, 0, []  # that was another ratio's doing
             return
         if band is None or images_seen // band.images <= previous // band.images:
             return
@@ -107,21 +109,30 @@ class RatioSchedule:
             assert rung is not None, "the config asks for a ratio on the ladder"
             step = -1 if self.advantage > band.high else 1 if self.advantage < band.low else 0
             self.steady = StepRatio.of_rung(min(max(rung + step, band.lowest), band.highest))
-        self._sum, self._count = None, 0
+        self._sum, self._count, self._sums = None, 0, []
 
     def share(self) -> None:
         """Make the sum since the last look the ranks' mean, so that one rank's `state_dict` is everybody's. All ranks call it together."""
         if self._sum is not None:
             self._sum = mean_over_ranks(self._sum)
+        self._sums = []
+
+    def note(self) -> None:
+        """Let one rank's `state_dict` hold every rank's sum, and change none. All ranks call it together, just before."""
+        self._sums = [] if self._sum is None else gather(self._sum.reshape(1)).tolist()
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values: the steady ratio, the last advantage seen, and the sum of those since, as of the last `share`."""
+        """Plain values: the steady ratio, the last advantage seen, and the sum of those since; after `note` every rank's."""
         total = None if self._sum is None else float(self._sum)
-        return {"d": self.steady.d, "g": self.steady.g, "advantage": self.advantage, "sum": total, "count": self._count}
+        state = {"d": self.steady.d, "g": self.steady.g, "advantage": self.advantage, "sum": total, "count": self._count}
+        return {**state, "sums": self._sums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state`."""
+        """Continue from `state`; another number of ranks goes on from the mean."""
         self.steady = StepRatio(state["d"], state["g"])
         self.advantage = state["advantage"]
-        self._sum = None if state["sum"] is None else torch.tensor(state["sum"], dtype=torch.float64)
+        sums = state.get("sums", [])  # a former version has none
+        own = mine(sums) if sums else state["sum"]
+        start = sum(sums) / len(sums) if own is None and sums else own
+        self._sum = None if start is None else torch.tensor(start, dtype=torch.float64)
         self._count = state["count"]

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import UInt8
 
 from gan_core import diagnostics, distributed, evaluation, sampling
+from gan_core import micro_batch as memory
 from gan_core.building import Parts, build, build_ratio, build_thresholds
 from gan_core.checkpoint import load_moments
 from gan_core.config import FREE_ON_RESUME, GanConfig
@@ -17,12 +18,14 @@ from gan_core.datatypes import Batch
 from gan_core.evaluation import EvaluationError
 from gan_core.history import DivergenceError, History, require_finite
 from gan_core.judge import Scores
+from gan_core.micro_batch import OutOfMemoryError
 from gan_core.overrides import differences_that_matter, flatten, unflatten, validate
 from gan_core.provenance import Provenance, require_same
 from gan_core.steps import discriminator_step, generator_step
 from gan_core.supply import Supply
+from gan_core.wishes import Lookout, Wish
 
-__all__ = ["DivergenceError", "EvaluationError", "Report", "Trainer"]
+__all__ = ["DivergenceError", "EvaluationError", "OutOfMemoryError", "Report", "Trainer"]
 
 
 class Report(NamedTuple):
@@ -31,6 +34,9 @@ class Report(NamedTuple):
     `metrics` are means since the last report. `state` gives the state to save, and is None where no checkpoint is due; it is
     to be called before the receiver returns. `is_best` says that this checkpoint has the best score so far. `alarms` holds those
     that ring, each with its reason; `scores`, where there was an evaluation, which metrics failed and how the others were measured.
+
+    An `interim` report is one that somebody wished for: it has a state to save and nothing else, so that a run has the same points with and
+    without it.
     """
 
     images_seen: int
@@ -41,22 +47,33 @@ class Report(NamedTuple):
     done: bool
     alarms: dict[str, str] = {}  # noqa: RUF012 - never written to
     scores: Scores | None = None
+    interim: bool = False
 
 
 class Trainer:
     """Trains a GAN as `config` says, on `device` (default: the current CUDA device if there is one, else the CPU).
 
     Every rank of an initialised torch.distributed group makes a Trainer of the same config and calls `run`. With `evaluates=False` somebody
-    else scores its checkpoints: it makes no scores, and calls no checkpoint the best.
+    else scores its checkpoints: it makes no scores, and calls no checkpoint the best. A rank takes at most `micro_batch` images at once,
+    where that is given and the batch can be divided so far.
 
     Raises:
         ValueError: the data cannot be loaded; data, networks and ranks do not fit each other; or a metric cannot be measured.
     """
 
-    def __init__(self, config: GanConfig, *, device: torch.device | str | None = None, evaluates: bool = True) -> None:
+    def __init__(
+        self,
+        config: GanConfig,
+        *,
+        device: torch.device | str | None = None,
+        evaluates: bool = True,
+        micro_batch: int | None = None,
+    ) -> None:
         self.config = config
-        self.parts: Parts = build(config, device)
-        parts = self.parts
+        parts = build(config, device)
+        steps = memory.accumulation(config, parts.d.network, distributed.world_size(), micro_batch)
+        parts = parts._replace(game=parts.game._replace(accumulation_steps=steps))
+        self.parts: Parts = parts
         self.objective, self._sign = evaluation.objective(config, parts.dataset)
         self.judge = evaluation.build_judge(config, parts.dataset, parts.train, parts.held_out, parts.device) if evaluates else None
         self.ratio = build_ratio(config)
@@ -68,9 +85,13 @@ class Trainer:
         self.first_scores: dict[str, float] = {}
         self.last_scores: dict[str, float] = {}
         self.best: dict[str, float] = {}
+        self.stopped = False
+        self._reported_at: int | None = None
+        self._window_seconds = 0.0
         self._last_good: int | None = None
         self._provenance: dict[str, Any] | None = None
         self._history = History()
+        self._collected: list[dict[str, Any]] = []
 
     @property
     def supply(self) -> Supply:
@@ -82,13 +103,31 @@ class Trainer:
         """Whether the budget of images is spent."""
         return self.images_seen >= self.config.total_kimg * 1000
 
-    def run(self, report: Callable[[Report], None]) -> None:
+    @property
+    def micro_batch(self) -> int:
+        """Images that this rank takes at once."""
+        return memory.size(self.config, self.parts.game.accumulation_steps, distributed.world_size())
+
+    def halved_micro_batch(self) -> int:
+        """Half of `micro_batch`, or the next smaller share of the batch.
+
+        Raises:
+            ValueError: it cannot be smaller, and why.
+        """
+        ranks = distributed.world_size()
+        steps = memory.halved(self.config, self.parts.d.network, self.parts.game.accumulation_steps, ranks)
+        return memory.size(self.config, steps, ranks)
+
+    def run(self, report: Callable[[Report], None], *, wish: Callable[[], Wish] | None = None) -> None:
         """Train until the budget is spent, calling `report` when something is due and once at the end.
 
+        Every two seconds or so the ranks look for the largest `wish` of any of them. For CHECKPOINT there is an interim report. For STOP
+        there is one too, unless the state has just been saved, and `run` returns with `stopped` set.
         A run that was already done when its state was loaded reports nothing.
 
         Raises:
             DivergenceError: a loss became NaN or infinite.
+            OutOfMemoryError: a step found no memory. This trainer is of no use any more.
             EvaluationError: the config names an objective, and it could not be measured; what could is reported first.
             ValueError: the ranks' extractors differ.
             RuntimeError: the ranks' replicas differ.
@@ -96,18 +135,35 @@ class Trainer:
         if self.judge is not None:
             extractor = self.judge.extractor
             distributed.require_equal_text(extractor.weights_hash, f"extractor {extractor.name}", self.parts.device)
+        lookout = None if wish is None else Lookout(wish, self.parts.device)
+        self.stopped = False
         with torch.random.fork_rng(devices=[self.parts.device] if self.parts.device.type == "cuda" else []):
-            if self.images_seen == 0:
+            if self._reported_at is None:
                 self._report(report, previous=-1)
-            while not self.done:
-                previous, started = self.images_seen, time.perf_counter()
-                while not (self.done or self._anything_due(previous)):
-                    self._round()
-                if self.parts.device.type == "cuda":
-                    torch.cuda.synchronize(self.parts.device)
-                seconds = time.perf_counter() - started
-                self.device_seconds += seconds * distributed.world_size()
-                self._report(report, previous, seconds)
+            while not (self.done and self._reported_at == self.images_seen):
+                wished = self._train_until_due(self._reported_at or 0, lookout)
+                if wished == Wish.NONE:
+                    self._report(report, self._reported_at or 0, self._window_seconds)
+                    wished = Wish.NONE if lookout is None else lookout.look()
+                if wished != Wish.NONE and self.images_seen not in (0, self._last_good):
+                    self._save_between(report)
+                if wished == Wish.STOP and not self.done:
+                    self.stopped = True
+                    return
+
+    def _train_until_due(self, previous: int, lookout: Lookout | None) -> Wish:
+        """Rounds until something is due, which gives NONE, or until there is a wish. Only here does the clock of device seconds run."""
+        started, wished = time.perf_counter(), Wish.NONE
+        while wished == Wish.NONE and not (self.done or self._anything_due(previous)):
+            self._round()
+            if lookout is not None and not (self.done or self._anything_due(previous)):
+                wished = lookout.after_round()
+        if self.parts.device.type == "cuda":
+            torch.cuda.synchronize(self.parts.device)
+        seconds = time.perf_counter() - started
+        self._window_seconds += seconds
+        self.device_seconds += seconds * distributed.world_size()
+        return wished
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a run needs to continue bit for bit: there is no random state, only counters."""
@@ -119,6 +175,9 @@ class Trainer:
             "g_steps": self.g_steps,
             "images_seen": self.images_seen,
             "device_seconds": self.device_seconds,
+            "reported_at": self._reported_at,
+            "window_seconds": self._window_seconds,
+            "collected": self._collected,
             "first_scores": self.first_scores,
             "last_scores": self.last_scores,
             "best": self.best,
@@ -142,9 +201,16 @@ class Trainer:
         population based training does (1711.09846, section 3).
 
         Raises:
-            ValueError: the config differs in a key that changes what is computed; or the data's content, or how scores are made.
+            ValueError: the config differs in a key that changes what is computed; or the data's content, or how scores are made; or it is
+                no state of such a run. A trainer that refused a state is of no use any more.
         """
-        perturbed, mine = tuple(perturbed), flatten(self.config)
+        try:
+            self._load(state, tuple(perturbed))
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise ValueError(f"the checkpoint holds no state of this run: {type(error).__name__}: {error}") from None
+
+    def _load(self, state: Mapping[str, Any], perturbed: tuple[str, ...]) -> None:
+        mine = flatten(self.config)
         theirs = flatten(validate(unflatten(state["config"]), GanConfig))  # what a former version did not know has its default
         changed = differences_that_matter(theirs, mine, (*FREE_ON_RESUME, *perturbed))
         if changed:
@@ -175,16 +241,24 @@ class Trainer:
         parts.g_ema.network.load_state_dict(state["g_ema"])
         load_moments(parts.g.optimizer, state["generator_optimizer"])
         load_moments(parts.d.optimizer, state["discriminator_optimizer"])
+        # A former version saved at reports only, when nothing was collected.
+        self._reported_at, self._window_seconds = state.get("reported_at", self.images_seen or None), state.get("window_seconds", 0.0)
+        self._history.load_state_dict(state.get("collected", ()))
         self._last_good = self.images_seen
 
     def _round(self) -> None:
         """One round of the game: d discriminator steps, g generator steps, one move of the average."""
         began = self.images_seen
         ratio = self.ratio.current(began)
-        for _ in range(ratio.d):
-            self.step_discriminator()
-        for _ in range(ratio.g):
-            self.step_generator()
+        try:
+            for _ in range(ratio.d):
+                self.step_discriminator()
+            for _ in range(ratio.g):
+                self.step_generator()
+        except RuntimeError as error:
+            if memory.is_out_of_memory(error):
+                raise OutOfMemoryError(str(error).partition("\n")[0]) from None
+            raise
         self.parts.g_ema.update(images=ratio.d * self.config.batch_size, images_seen=self.images_seen)
         self.ratio.adjust(self.images_seen, began)
 
@@ -228,6 +302,7 @@ class Trainer:
         """`seconds` of training since `previous`, None before the first step."""
         when = self.config.schedule
         metrics = self._history.read(self._last_good)
+        self._reported_at, self._window_seconds = self.images_seen, 0.0
         if self._due(when.report_kimg, previous):
             if self.config.diagnostics.enabled:
                 started = time.perf_counter()
@@ -254,16 +329,27 @@ class Trainer:
         picture = evaluation.picture(self.parts, self.config) if self._due(when.sample_kimg, previous) else None
         if checkpoint_due:
             self.ratio.share()
-            for player, name in ((self.parts.g, "generator"), (self.parts.d, "discriminator")):
-                require_finite(player.parameters, name, self._last_good)
-                distributed.require_equal_replicas(player.network, name)
-            self._last_good = self.images_seen
+            self._ready_to_save()
         if is_best:
             self.best = {self.objective: metrics[self.objective], "images_seen": float(self.images_seen)}
         state = self.state_dict if checkpoint_due else None
         report(Report(self.images_seen, metrics, picture, state, is_best, self.done, dict(self.alarms.ringing), scores))
         if scores is not None:
             evaluation.require_objective(scores, self.config)
+
+    def _save_between(self, report: Callable[[Report], None]) -> None:
+        """An interim report."""
+        self._ready_to_save()
+        report(Report(self.images_seen, {}, None, self.state_dict, is_best=False, done=False, interim=True))
+
+    def _ready_to_save(self) -> None:
+        """Check weights, and gather what one rank alone does not know. All ranks call it together before one calls `state_dict`."""
+        for player, name in ((self.parts.g, "generator"), (self.parts.d, "discriminator")):
+            require_finite(player.parameters, name, self._last_good)
+            distributed.require_equal_replicas(player.network, name)
+        self._collected = self._history.state_dict(self._last_good)
+        self.ratio.note()
+        self._last_good = self.images_seen
 
     def _evaluate(self) -> Scores | None:
         """Scores of the averaged generator as it is now."""

@@ -80,7 +80,7 @@ def _score(folder: Path, checkpoint: "Checkpoint", told: Told) -> dict[str, floa
     from gan_core import Trainer, evaluation
     from gan_core import checkpoint as stored
     from gan_core.overrides import validate
-    from pipelines import storage
+    from pipelines import shelf, storage
     from pipelines.config import JobConfig
 
     config = validate(told["job"]["config"], JobConfig)
@@ -94,7 +94,8 @@ def _score(folder: Path, checkpoint: "Checkpoint", told: Told) -> dict[str, floa
     objective, sign = evaluation.objective(config.gan(), trainer.parts.dataset)
     now = scores.values.get(objective)
     if now is not None and all(sign * now <= sign * value for value in so_far[objective]):
-        storage.keep_best(checkpoint.filesystem, str(Path(checkpoint.path).parent), folder, trainer.images_seen)
+        place = storage.Place(checkpoint.filesystem, str(Path(checkpoint.path).parent))
+        shelf.keep_best(place, folder, trainer.images_seen)
     _tell(trainer.images_seen, scores, told)
     evaluation.require_objective(scores, config.gan())
     return scores.values

@@ -101,7 +101,7 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
             assert asked.signum is not None, "nothing else stops a training that is not a trial"
             kept = f"checkpoint at {outcome['images_seen'] / 1000:.1f} kimg"
             raise Interrupted(asked.signum)
-        if outcome["failure"]:  # resuming would repeat it
+        if outcome["failure"] and not outcome["resumable"]:  # resuming would repeat it
             remedy = f"start again with other settings: raygan train --from-run {run_id} key=value ..."
         if outcome["failure"] or outcome["undelivered"]:
             raise RuntimeError(" ".join(filter(None, (outcome["failure"], outcome["undelivered"]))))

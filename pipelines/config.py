@@ -49,7 +49,9 @@ class RayConfig(Section):
     """Ray Train: workers, their resources, and the storage that all nodes reach.
 
     `use_gpu: null` takes GPUs where the cluster has one for each worker. The last `checkpoints_to_keep` checkpoints are kept, and the
-    best one beside them. After `max_failures` lost workers the run fails; nodes that are taken away with notice are not counted.
+    best one beside them. After `max_failures` lost workers the run fails; nodes that are taken away with notice are not counted. A storage
+    that is full or gone is waited for, at most `storage_timeout_seconds`. After a loss that is NaN the run goes back to the last
+    checkpoint, `max_rollbacks` times to the same one.
 
     `min_workers` lets a run go on with fewer than `num_workers` while the cluster has no more, and take more again: each change is a
     restart from the last checkpoint. `placement` is Ray's: workers near each other or apart, as far as possible or strictly.
@@ -68,6 +70,8 @@ class RayConfig(Section):
     storage_path: Annotated[str, AfterValidator(absolute)] = Field(default="runs", validate_default=True)
     checkpoints_to_keep: Annotated[int, Field(gt=0)] = 3
     max_failures: Annotated[int, Field(ge=0)] = 3
+    max_rollbacks: Annotated[int, Field(ge=0)] = 2
+    storage_timeout_seconds: Annotated[float, Field(ge=0.0)] = 600.0
     collective_timeout_seconds: Annotated[float, Field(gt=0.0)] = 300.0
     stall_timeout_seconds: Annotated[float, Field(ge=5.0)] = 600.0
     machines_timeout_seconds: Annotated[float, Field(gt=0.0)] = 3600.0

@@ -15,10 +15,11 @@ import ray.train.torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
 
 from gan_core.wishes import Wish
-from pipelines import agreement, apart, machines, rank, tracking
+from pipelines import agreement, apart, machines, rank, storage, tracking
 from pipelines import board as boards
 from pipelines.cluster import connected
 from pipelines.config import JobConfig
+from pipelines.forgiving import ForgivingTrainer
 from pipelines.overseer import Overseer
 from pipelines.progress import Watcher
 from pipelines.run_writer import patient_client
@@ -79,7 +80,8 @@ def launch(job: "Job", config: JobConfig, progress: Watcher, asked: Asked, ask: 
     on_gpu, apart_too = machines.uses_gpu(config), config.ray.asynchronous_evaluation
     bundle, elastic = machines.bundle_of(config, on_gpu), config.ray.min_workers is not None
     _set_knobs(config, elastic=elastic)
-    trainer = ray.train.torch.TorchTrainer(
+    storage.settle_ray_list(storage.place_of(config.ray.storage_path, job["run_id"]), needed=apart_too)
+    trainer = ForgivingTrainer(
         rank.train,
         train_loop_config={"job": job, "board": board, "credentials": credentials, "validates": apart_too, "asks": ask is not None},
         validation_config=_validation(config, apart.Told(job=job, credentials=credentials, board=board)) if apart_too else None,
@@ -97,7 +99,7 @@ def launch(job: "Job", config: JobConfig, progress: Watcher, asked: Asked, ask: 
             storage_path=config.ray.storage_path,
             # How long machines are waited for is the overseer's to judge, each time anew; Ray's limit is for the whole run.
             failure_config=FailureConfig(max_failures=config.ray.max_failures, controller_failure_limit=-1),
-            checkpoint_config=CheckpointConfig(num_to_keep=config.ray.checkpoints_to_keep),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.ray.checkpoints_to_keep),  # of those that it scores
         ),
     )
     overseer = Overseer(config, bundle, progress.say, _Record(job), alone=ask is None)

@@ -1,12 +1,10 @@
 """A run without Ray: one rank, in this process, with the same checkpoints and the same MLflow run. For debugging."""
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
-import pyarrow.fs
 import torch
 
 from gan_core import Report, Trainer
@@ -14,6 +12,7 @@ from gan_core.wishes import Wish
 from pipelines import storage, worker
 from pipelines.config import JobConfig
 from pipelines.progress import Progress
+from pipelines.shelf import Shelf
 from pipelines.signals import Asked
 
 
@@ -22,14 +21,14 @@ class LocalSession:
 
     rank = node_rank = local_rank = 0
 
-    def __init__(self, config: JobConfig, run_id: str, progress: Progress, asked: Asked) -> None:
-        self._asked = asked
-        self.folder = Path(config.ray.storage_path) / run_id
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.keep = config.ray.checkpoints_to_keep
-        use_gpu = torch.cuda.is_available() if config.ray.use_gpu is None else config.ray.use_gpu
-        self.device = torch.device("cuda" if use_gpu else "cpu")
+    def __init__(self, config: JobConfig, run_id: str, progress: Progress, ending: Asked) -> None:
+        asked, self._ending = config.ray, ending
         self.show, self.say = progress.show, progress.say
+        place = storage.place_of(asked.storage_path, run_id)
+        self._shelf = Shelf(place, keep=asked.checkpoints_to_keep, timeout_seconds=asked.storage_timeout_seconds, say=self.say)
+        self._shelf.prepare()
+        use_gpu = torch.cuda.is_available() if asked.use_gpu is None else asked.use_gpu
+        self.device = torch.device("cuda" if use_gpu else "cpu")
 
     def begin(self, trainer: Trainer) -> None:
         """There is nobody to agree with."""
@@ -43,25 +42,23 @@ class LocalSession:
 
     def wish(self) -> Wish:
         """To stop, once Ctrl-C or SIGTERM has asked for it."""
-        return Wish.NONE if self._asked.signum is None else Wish.STOP
+        return Wish.NONE if self._ending.signum is None else Wish.STOP
 
-    @contextmanager
-    def latest_checkpoint(self) -> Iterator[Path | None]:
-        """The newest complete checkpoint, from a run with Ray or without."""
-        yield storage.latest_in(self.folder)
+    def latest_checkpoint(self) -> AbstractContextManager[storage.Found]:
+        """The newest sound one, from a run with Ray or without."""
+        return self._shelf.newest()
 
     def save(self, name: str, fill: Callable[[Path], None], *, best_at: int | None) -> None:
-        """Write a checkpoint that appears when it is complete, and thin out the old ones."""
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.folder))
-        try:
-            fill(temporary)
-            if best_at is not None:
-                storage.keep_best(pyarrow.fs.LocalFileSystem(), str(self.folder), temporary, best_at)
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-            temporary.rename(self.folder / name)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        storage.keep_latest(self.folder, self.keep)
+        """Write a checkpoint, and thin out the old ones."""
+        self._shelf.save(name, fill, best_at=best_at)
+
+    def recall(self) -> dict[str, Any]:
+        """From the run's folder."""
+        return self._shelf.recall()
+
+    def remember(self, facts: dict[str, Any]) -> None:
+        """In the run's folder."""
+        self._shelf.remember(facts)
 
 
 def launch(job: worker.Job, config: JobConfig, progress: Progress, asked: Asked) -> worker.Outcome:

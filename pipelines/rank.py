@@ -1,8 +1,8 @@
 """What Ray Train runs on every rank. Imports are inside: Ray's controller loads this module too, and needs no PyTorch for it."""
 
 import os
-import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +14,8 @@ from pipelines.pulse import Pulse
 if TYPE_CHECKING:
     from gan_core import Report, Trainer
     from gan_core.wishes import Wish
+    from pipelines.config import JobConfig
+    from pipelines.storage import Found
     from pipelines.worker import Outcome
 
 ANSWER_SECONDS = 0.05
@@ -27,19 +29,30 @@ class Question(NamedTuple):
     done: bool
 
 
+class Restart(RuntimeError):  # noqa: N818 - it is a wish rather than an error
+    """A rank that leaves so that the group starts again, with what it has noted beside the checkpoints; no failure of the run."""
+
+
 def train(told: dict[str, Any]) -> "Outcome":
     """Run the job that the driver sent, as one rank."""
     os.environ.update(told["credentials"])  # for MLflow; not in the runtime environment, which the dashboard shows
 
+    from gan_core import OutOfMemoryError
+
     pulse = Pulse(told["board"])
     try:
+        from gan_core.overrides import validate
         from pipelines import gauges, worker
+        from pipelines.config import JobConfig
 
+        config = validate(told["job"]["config"], JobConfig)
         labels = gauges.labels_of(told["job"]["run_id"], told["job"]["config"])
-        session = RaySession(told["board"], pulse, labels, validates=told["validates"], asks=told["asks"])
+        session = RaySession(config, told["board"], pulse, labels, validates=told["validates"], asks=told["asks"])
         outcome = worker.run(told["job"], session)
         pulse.finish()
         return outcome
+    except OutOfMemoryError as error:
+        raise Restart(str(error)) from None
     finally:
         pulse.stop()
 
@@ -50,48 +63,101 @@ class RaySession:
     `labels` are the run's gauges'.
     """
 
-    def __init__(self, board: Any, pulse: Pulse, labels: dict[str, str], *, validates: bool, asks: bool) -> None:
+    def __init__(self, config: "JobConfig", board: Any, pulse: Pulse, labels: dict[str, str], *, validates: bool, asks: bool) -> None:
         import ray.train.torch
+
+        from pipelines.shelf import Shelf
+        from pipelines.storage import Place
 
         context = ray.train.get_context()
         self.rank, self.node_rank, self.local_rank = context.get_world_rank(), context.get_node_rank(), context.get_local_rank()
         self.device = ray.train.torch.get_device()
-        self._storage = context.get_storage()
         self._board, self._pulse, self._labels = board, pulse, labels
         self._noticed = self._heeded = _preemption()
         self._where = f"rank {self.rank} on node {ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"
         self._validates, self._asks = validates, asks
+        asked, kept = config.ray, context.get_storage()
+        self._shelf = Shelf(
+            Place(kept.storage_filesystem, kept.experiment_fs_path),
+            keep=None if validates else asked.checkpoints_to_keep,  # Ray Train deletes none that waits to be scored
+            timeout_seconds=asked.storage_timeout_seconds,
+            say=self.say,
+        )
+        if self.rank == 0:
+            self._shelf.prepare()
 
     @contextmanager
-    def latest_checkpoint(self) -> Iterator[Path | None]:
-        """The checkpoint that Ray Train resumes from, else the newest that a run without Ray left in the same place."""
-        import ray.train
-
+    def latest_checkpoint(self) -> "Iterator[Found]":
+        """The newest sound one, which rank 0 chooses, of a run with Ray or without."""
+        from gan_core.checkpoint import DamagedError
         from pipelines import storage
 
-        found = ray.train.get_checkpoint()
-        if found is None:
-            with storage.latest_at(self._storage.storage_filesystem, self._storage.experiment_fs_path) as newest:
-                yield newest
-        else:
-            with found.as_directory() as folder:
-                yield Path(folder)
+        if self.rank == 0:
+            try:
+                with self._shelf.newest() as found:
+                    self._from_rank_zero([found.name, found.damaged, ""])
+                    yield found
+            except DamagedError as error:
+                self._from_rank_zero([None, {}, str(error)])
+                raise
+            return
+        name, damaged, failure = self._from_rank_zero(None)
+        if failure:
+            raise DamagedError(failure)
+        if name is None:
+            yield storage.Found(None, None, damaged)
+            return
+        with storage.opened(self._shelf.place, name) as folder:
+            yield storage.Found(name, folder, damaged)
 
     def save(self, name: str, fill: Callable[[Path], None], *, best_at: int | None) -> None:
-        """Hand a checkpoint to Ray Train, which makes it durable before this returns."""
-        import ray.train
+        """Rank 0 writes; the others wait for it outside any collective, which would time out.
 
+        Where checkpoints are scored beside the training, Ray Train hears of each scheduled one once: of two by one name it would delete
+        the new one together with the old.
+        """
         from pipelines import storage
+        from pipelines.shelf import StorageError
 
-        with tempfile.TemporaryDirectory(prefix="raygan-") as folder:
-            checkpoint = None
-            if self.rank == 0:
-                fill(Path(folder))
-                if best_at is not None:
-                    storage.keep_best(self._storage.storage_filesystem, self._storage.experiment_fs_path, Path(folder), best_at)
-                checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report({"checkpoint": name}, checkpoint=checkpoint, checkpoint_dir_name=name, validation=self._validates)
+        failure, to_be_scored = "", False
+        if self.rank == 0:
+            try:
+                self._shelf.save(name, fill, best_at=best_at)
+            except StorageError as error:
+                failure = str(error)
+            scheduled = self._validates and name.startswith(storage.PREFIX)
+            to_be_scored = scheduled and not failure and name not in storage.ray_list(self._shelf.place)
+        failure, to_be_scored = self._from_rank_zero([failure, to_be_scored])
+        if failure:
+            raise StorageError(failure)
+        if to_be_scored:
+            self._report(name)
         self._heeded = self._noticed
+
+    def _report(self, name: str) -> None:
+        import ray.train
+        from ray.train import CheckpointUploadMode
+
+        place = self._shelf.place
+        here = ray.train.Checkpoint(f"{place.folder}/{name}", filesystem=place.filesystem) if self.rank == 0 else None
+        upload_mode = CheckpointUploadMode.NO_UPLOAD
+        ray.train.report(
+            {"checkpoint": name}, here, checkpoint_dir_name=name, checkpoint_upload_mode=upload_mode, validation=self.rank == 0
+        )
+
+    def recall(self) -> dict[str, Any]:
+        """Rank 0 reads the run's folder."""
+        known: dict[str, Any] = self._from_rank_zero(self._shelf.recall() if self.rank == 0 else None)
+        return known
+
+    def remember(self, facts: dict[str, Any]) -> None:
+        """In the run's folder."""
+        self._shelf.remember(facts)
+
+    def _from_rank_zero(self, value: Any) -> Any:
+        from ray.train.collective import broadcast_from_rank_zero
+
+        return broadcast_from_rank_zero(value)
 
     def begin(self, trainer: "Trainer") -> None:
         """Tell the driver's board what this rank runs on, and what it trains; its pulse follows the trainer from here on.
@@ -104,7 +170,13 @@ class RaySession:
         mine = {**facts(), DATA: trainer.parts.dataset.content_hash}
         if sentence := ray.get(self._board.attest.remote(self._where, mine)):
             raise RuntimeError(sentence)
-        self._pulse.follow(lambda: (trainer.images_seen, trainer.d_steps + trainer.g_steps))
+        seen = weakref.ref(trainer)  # one that ran out of memory has to go before the next one is built
+
+        def clock() -> tuple[int, int]:
+            now = seen()
+            return (0, 0) if now is None else (now.images_seen, now.d_steps + now.g_steps)
+
+        self._pulse.follow(clock)
 
     def wait_for_all(self) -> None:
         """Returns when every rank has called it, however long one of them takes."""

@@ -44,6 +44,27 @@ class Record(TypedDict):
     tags: dict[str, str]
 
 
+def require_records(found: object) -> list[Record]:
+    """What a checkpoint holds of undelivered records.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    records: list[Any] = found if isinstance(found, list) else [found]
+    for record in records:
+        if not _is_record(record):
+            raise ValueError(f"the checkpoint's undelivered records are none, but {str(record)[:100]}")
+    return records
+
+
+def _is_record(found: object) -> bool:
+    kinds = {"step": int, "milliseconds": int, "metrics": dict, "picture": str, "tags": dict}
+    if not isinstance(found, dict) or found.keys() != kinds.keys() or not all(isinstance(found[key], kinds[key]) for key in kinds):
+        return False
+    numbers, texts = found["metrics"].values(), found["tags"].values()
+    return all(isinstance(value, int | float) for value in numbers) and all(isinstance(value, str) for value in texts)
+
+
 class UndeliveredError(RuntimeError):
     """Records could not be delivered in the time allowed."""
 
@@ -68,6 +89,7 @@ class RunWriter:
         self._client = patient_client(tracking_uri)
         self._uri, self._run_id, self._clock, self._say = tracking_uri, run_id, clock, say
         self._queue: list[Record] = list(pending or [])
+        self._tags: dict[str, str] = {}
         self._lock = threading.Lock()
         self._closing, self._wake = threading.Event(), threading.Event()
         self._give_up_at = float("inf")
@@ -88,6 +110,11 @@ class RunWriter:
         record = Record(step=step, milliseconds=int(time.time() * 1000), metrics=metrics, picture=encode(picture), tags=tags or {})
         with self._lock:
             self._queue.append(record)
+
+    def tag(self, key: str, value: str) -> None:
+        """Queue a tag of the run that belongs to no report, and return at once. It does not travel in checkpoints."""
+        with self._lock:
+            self._tags[key] = value
 
     def pending(self) -> list[Record]:
         """The records that are not known to be delivered."""
@@ -127,10 +154,11 @@ class RunWriter:
             if not self._closing.is_set():
                 self._wake.wait(wait)
                 self._wake.clear()
-            if self._closing.is_set() and (not self.pending() or time.monotonic() > self._give_up_at):
+            if self._closing.is_set() and (not (self.pending() or self._tags) or time.monotonic() > self._give_up_at):
                 return
             try:
                 self._deliver(self.pending())
+                self._deliver_tags()
             except Exception as error:  # whatever the store raises: the records stay queued, and close() reports what is left
                 self._note_failure(error)
                 wait = min(wait * 2, LONGEST_WAIT_SECONDS)
@@ -155,6 +183,14 @@ class RunWriter:
             self._mark = batch[-1].step
         with self._lock:
             del self._queue[: len(records)]
+
+    def _deliver_tags(self) -> None:
+        with self._lock:
+            tags = dict(self._tags)
+        for key, value in tags.items():
+            self._client.set_tag(self._run_id, key, value, synchronous=True)
+        with self._lock:
+            self._tags = {key: value for key, value in self._tags.items() if tags.get(key) != value}
 
     def _points(self, record: Record) -> list[Metric]:
         """The record's points, the clock last: where the clock stands, everything before it was delivered."""

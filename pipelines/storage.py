@@ -1,91 +1,135 @@
-"""Checkpoint folders of a run, `<storage>/<run id>/checkpoint_<images seen>`: named, found, kept and thinned out."""
+"""Checkpoint folders of a run, `<storage>/<run id>/checkpoint_<images seen>`: named, found, and taken over from other runs.
 
+Those that were wished for between the scheduled ones are called `interim_<images seen>`, the best one `best_<images seen>`, and damaged
+ones that were set aside `damaged_...`. shelf.py writes them.
+"""
+
+import errno
 import json
 import re
-import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pyarrow.fs
 
-from gan_core.checkpoint import SUMS
+from gan_core import checkpoint
+from gan_core.checkpoint import STATE, SUMS, DamagedError
 
-PREFIX, BEST = "checkpoint_", "best_"
+PREFIX, INTERIM, BEST = "checkpoint_", "interim_", "best_"
+TO_GO_ON_FROM = (PREFIX, INTERIM)
+DIGITS = 12
 DONOR = re.compile(r"[0-9A-Za-z][\w-]*/(?:checkpoint|best)_[0-9]+")
 LARGEST_NOTE = 1 << 20  # bytes of ADOPTED
 ADOPTED, PENDING, RAY_TRAIN_LIST = "adopted.json", "undelivered.json", "checkpoint_manager_snapshot.json"
 
 
-def checkpoint_name(images_seen: int) -> str:
+class Place(NamedTuple):
+    """A run's folder, in any of pyarrow's file systems."""
+
+    filesystem: Any
+    folder: str
+
+    @property
+    def local(self) -> Path | None:
+        """The folder, where it is on this machine or mounted here."""
+        return Path(self.folder) if isinstance(self.filesystem, pyarrow.fs.LocalFileSystem) else None
+
+
+class Found(NamedTuple):
+    """The newest sound checkpoint, `folder` being where its files are on this machine; None where there is none.
+
+    `damaged` are the newer ones that were passed over, each with the reason.
+    """
+
+    name: str | None
+    folder: Path | None
+    damaged: dict[str, str]
+
+
+def place_of(storage_path: str, run_id: str) -> Place:
+    """Where a run's checkpoints are."""
+    filesystem, path = _filesystem(storage_path)
+    return Place(filesystem, f"{path}/{run_id}")
+
+
+def checkpoint_name(images_seen: int, prefix: str = PREFIX) -> str:
     """A name that sorts by the clock."""
-    return f"{PREFIX}{images_seen:012d}"
-
-
-def latest_in(folder: Path) -> Path | None:
-    """The newest complete checkpoint in a run's folder on this machine."""
-    name = _latest_name(pyarrow.fs.LocalFileSystem(), str(folder))
-    return None if name is None else folder / name
+    return f"{prefix}{images_seen:0{DIGITS}d}"
 
 
 @contextmanager
-def latest(storage_path: str, run_id: str, *, best: bool = False) -> Iterator[Path]:
-    """The newest complete checkpoint of a run, or its best, on this machine while the block runs; object stores are copied from.
+def latest(storage_path: str, run_id: str, *, best: bool = False, say: Callable[[str], None] | None = None) -> Iterator[Path]:
+    """The newest sound checkpoint of a run, or its best, on this machine while the block runs; object stores are copied from.
+
+    Newer ones that are damaged are passed over, and the user is told: by `say`, else on the terminal.
 
     Raises:
         ValueError: there is none.
     """
-    filesystem, path = _filesystem(storage_path)
-    with latest_at(filesystem, f"{path}/{run_id}", BEST if best else PREFIX) as found:
-        if found is None:
+    with newest_sound(place_of(storage_path, run_id), (BEST,) if best else TO_GO_ON_FROM) as found:
+        if found.folder is None:
             raise ValueError(f"run {run_id} has no {'best ' if best else ''}checkpoint in {storage_path}")
-        yield found
+        for sentence in told(found):
+            say(sentence) if say else print(sentence, file=sys.stderr)
+        yield found.folder
+
+
+def told(found: Found) -> list[str]:
+    """A sentence for the user about each damaged checkpoint."""
+    return [f"{name} is damaged, so {found.name} is used: {reason}" for name, reason in found.damaged.items()]
 
 
 @contextmanager
-def latest_at(filesystem: Any, folder: str, prefix: str = PREFIX) -> Iterator[Path | None]:
-    """The newest complete checkpoint in a run's folder of any file system, on this machine while the block runs."""
-    name = _latest_name(filesystem, folder, prefix)
-    if name is None:
-        yield None
-    elif isinstance(filesystem, pyarrow.fs.LocalFileSystem):
-        yield Path(folder) / name
-    else:
-        with tempfile.TemporaryDirectory(prefix="raygan-") as copy:
-            pyarrow.fs.copy_files(f"{folder}/{name}", copy, source_filesystem=filesystem)
-            yield Path(copy)
+def newest_sound(place: Place, prefixes: tuple[str, ...] = TO_GO_ON_FROM) -> Iterator[Found]:
+    """The newest checkpoint whose files all have their checksums, on this machine while the block runs.
 
-
-def keep_latest(folder: Path, count: int) -> None:
-    """Delete all but the newest `count` checkpoints of a run's folder."""
-    for path in sorted(folder.glob(f"{PREFIX}*"))[:-count]:
-        shutil.rmtree(path)
-
-
-def keep_best(filesystem: Any, run_path: str, source: Path, images_seen: int) -> None:
-    """Copy the checkpoint in `source` to the run's folder as its best, and then delete the one that was best before.
-
-    `filesystem` is pyarrow's.
+    Raises:
+        DamagedError: there are checkpoints, and none is sound.
     """
-    final = f"{BEST}{images_seen:012d}"
-    _put(filesystem, f"{run_path}/{final}", source)
-    for entry in filesystem.get_file_info(pyarrow.fs.FileSelector(run_path)):
-        if entry.base_name.startswith(BEST) and entry.base_name != final:
-            filesystem.delete_dir(entry.path)
+    damaged: dict[str, str] = {}
+    for name in newest_first(place, prefixes):
+        with opened(place, name) as folder:
+            try:
+                checkpoint.verify(folder)
+            except DamagedError as error:
+                damaged[name] = str(error)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                damaged[name] = f"it cannot be read: {error}"
+            else:
+                yield Found(name, folder, damaged)
+                return
+    if damaged:
+        lines = "\n  ".join(f"{name}: {reason}" for name, reason in damaged.items())
+        run_id = place.folder.rpartition("/")[2]
+        raise DamagedError(
+            f"none of the checkpoints in {place.folder} is sound, and nothing there was changed:\n  {lines}\nPut a good copy back, or "
+            f"start anew with: raygan train --from-run {run_id}"
+        )
+    yield Found(None, None, {})
 
 
-def put(storage_path: str, run_id: str, name: str, source: Path, *, keep: int, best_at: int | None = None) -> None:
-    """Copy the checkpoint in `source` to the run's folder, also as its best if `best_at` is given; keep only the newest `keep`."""
-    filesystem, path = _filesystem(storage_path)
-    folder = f"{path}/{run_id}"
-    if best_at is not None:
-        keep_best(filesystem, folder, source, best_at)
-    _put(filesystem, f"{folder}/{name}", source)
-    for old in sorted(_names(filesystem, folder, PREFIX))[:-keep]:
-        filesystem.delete_dir(f"{folder}/{old}")
+@contextmanager
+def opened(place: Place, name: str) -> Iterator[Path]:
+    """A checkpoint's folder on this machine while the block runs."""
+    if place.local is not None:
+        yield place.local / name
+        return
+    with tempfile.TemporaryDirectory(prefix="raygan-") as copy:
+        pyarrow.fs.copy_files(f"{place.folder}/{name}", copy, source_filesystem=place.filesystem)
+        yield Path(copy)
+
+
+def newest_first(place: Place, prefixes: tuple[str, ...] = TO_GO_ON_FROM) -> list[str]:
+    """The names of a run's checkpoints, complete or not; of those of one moment the scheduled one first."""
+    names = [name for prefix in prefixes for name in _names(place.filesystem, place.folder, prefix)]
+    return sorted(names, key=lambda name: (name[-DIGITS:], name.startswith(INTERIM)), reverse=True)
 
 
 def has(storage_path: str, run_id: str, name: str) -> bool:
@@ -95,7 +139,11 @@ def has(storage_path: str, run_id: str, name: str) -> bool:
 
 
 def _is_complete(filesystem: Any, folder: str) -> bool:
-    return bool(filesystem.get_file_info(f"{folder}/{SUMS}").type == pyarrow.fs.FileType.File)
+    return _is_file(filesystem, f"{folder}/{SUMS}")
+
+
+def _is_file(filesystem: Any, path: str) -> bool:
+    return bool(filesystem.get_file_info(path).type == pyarrow.fs.FileType.File)
 
 
 def adopt(storage_path: str, run_id: str, donor: str, point: dict[str, Any]) -> None:
@@ -125,14 +173,16 @@ def finish_adoption(storage_path: str, run_id: str) -> None:
         return
     filesystem, path = _filesystem(storage_path)
     folder, donor = f"{path}/{run_id}", begun["donor"]
-    for name in _names(filesystem, folder, PREFIX):
+    for name in newest_first(Place(filesystem, folder)):
         filesystem.delete_dir(f"{folder}/{name}")
     if filesystem.get_file_info(f"{folder}/{RAY_TRAIN_LIST}").type == pyarrow.fs.FileType.File:
         filesystem.delete_file(f"{folder}/{RAY_TRAIN_LIST}")
     with tempfile.TemporaryDirectory(prefix="raygan-") as copy:
         pyarrow.fs.copy_files(f"{path}/{donor}", copy, source_filesystem=filesystem)
+        images_seen = checkpoint.verify(Path(copy))
         (Path(copy) / PENDING).write_text("[]")  # records that wait belong to the donor's run
-        _put(filesystem, f"{folder}/{donor.rpartition('/')[2]}", Path(copy))
+        checkpoint.seal(Path(copy), (STATE, PENDING), images_seen)
+        upload(filesystem, Path(copy), f"{folder}/{donor.rpartition('/')[2]}")
     _note_adopted(filesystem, folder, {**begun, "complete": True})
 
 
@@ -168,11 +218,18 @@ def _note_adopted(filesystem: Any, folder: str, note: dict[str, Any]) -> None:
     filesystem.move(f"{folder}/{ADOPTED}.new", f"{folder}/{ADOPTED}")
 
 
-def _put(filesystem: Any, folder: str, source: Path) -> None:
-    """Copy a checkpoint's files. Object stores cannot move folders, so the checksum file goes last: with it the copy is complete."""
+def upload(filesystem: Any, source: Path, folder: str) -> None:
+    """Copy a checkpoint's files. Object stores cannot move folders, so the checksum file goes last: with it the copy is complete.
+
+    Raises:
+        OSError: the storage did not take a file as it is.
+    """
     filesystem.create_dir(folder, recursive=True)
     for file in sorted(source.iterdir(), key=lambda file: file.name == SUMS):
         pyarrow.fs.copy_files(str(file), f"{folder}/{file.name}", destination_filesystem=filesystem)
+        there = filesystem.get_file_info(f"{folder}/{file.name}").size
+        if there != file.stat().st_size:
+            raise OSError(errno.EIO, f"{file.stat().st_size} bytes were written, {there} arrived", f"{folder}/{file.name}")
 
 
 def _names(filesystem: Any, folder: str, prefix: str) -> list[str]:
@@ -181,17 +238,32 @@ def _names(filesystem: Any, folder: str, prefix: str) -> list[str]:
     return [name for name in folders if name.startswith(prefix)]
 
 
+def ray_list(place: Place) -> set[str]:
+    """The checkpoints that Ray Train keeps a list of, to have them scored."""
+    path = f"{place.folder}/{RAY_TRAIN_LIST}"
+    if not _is_file(place.filesystem, path):
+        return set()
+    with place.filesystem.open_input_stream(path) as file:
+        return {result["checkpoint_dir_name"] for result in json.loads(file.read())["checkpoint_results"]}
+
+
+def settle_ray_list(place: Place, *, needed: bool) -> None:
+    """Delete Ray Train's list where it is not needed, or holds a checkpoint that is gone: it would refuse to start."""
+    path = f"{place.folder}/{RAY_TRAIN_LIST}"
+    if not _is_file(place.filesystem, path):
+        return
+    try:
+        usable = needed and ray_list(place) <= set(newest_first(place, (PREFIX,)))
+    except (ValueError, KeyError, TypeError):
+        usable = False
+    if not usable:
+        place.filesystem.delete_file(path)
+
+
 def has_checkpoint(storage_path: str, run_id: str) -> bool:
     """Whether the storage holds a complete checkpoint of the run."""
-    filesystem, path = _filesystem(storage_path)
-    return _latest_name(filesystem, f"{path}/{run_id}") is not None
-
-
-def _latest_name(filesystem: Any, folder: str, prefix: str = PREFIX) -> str | None:
-    for name in sorted(_names(filesystem, folder, prefix), reverse=True):
-        if _is_complete(filesystem, f"{folder}/{name}"):
-            return name
-    return None
+    place = place_of(storage_path, run_id)
+    return any(_is_complete(place.filesystem, f"{place.folder}/{name}") for name in newest_first(place))
 
 
 def require_writable(storage_path: str) -> None:

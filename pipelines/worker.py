@@ -1,5 +1,6 @@
 """One rank of a run, the same under Ray and without it: trains, reports to MLflow and to the terminal, saves checkpoints."""
 
+import gc
 import json
 import platform
 import resource
@@ -7,24 +8,27 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NotRequired, Protocol, TypedDict
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 import torch
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from PIL import Image
 
-from gan_core import DivergenceError, EvaluationError, Report, Trainer, checkpoint, distributed
+from gan_core import DivergenceError, EvaluationError, OutOfMemoryError, Report, Trainer, checkpoint, distributed
 from gan_core.building import resolved_precision
 from gan_core.judge import Scores
 from gan_core.overrides import validate
 from gan_core.wishes import Wish
 from pipelines import environment
 from pipelines.config import JobConfig
-from pipelines.run_writer import CLOCK, RunWriter, UndeliveredError
-from pipelines.storage import PENDING, checkpoint_name
+from pipelines.recovery import Course
+from pipelines.run_writer import CLOCK, Record, RunWriter, UndeliveredError, require_records
+from pipelines.shelf import StorageError
+from pipelines.storage import INTERIM, PENDING, PREFIX, Found, checkpoint_name, told
 
 SAMPLES = "samples.png"
-PROVENANCE_TAG, FAILED_TAG = "raygan.provenance.quality", "evaluation.failed."
+PROVENANCE_TAG, FAILED_TAG, DAMAGED_TAG = "raygan.provenance.quality", "evaluation.failed.", "raygan.damaged"
+LAST_DELIVERY_SECONDS = 5.0  # of a run that was asked to stop: what waits is in its checkpoint
 
 
 class Orders(TypedDict):
@@ -51,7 +55,9 @@ NO_ORDERS = Orders(perturbed={}, fatal_alarms=[], device_seconds=None)
 
 
 class Outcome(TypedDict):
-    """What rank 0 returns. `failure` is a sentence for the user, or empty; retrying would not have helped. `stopped`: told not to go on."""
+    """What rank 0 returns. `failure` is a sentence for the user, or empty; going on would not help, unless it is `resumable`. `stopped`:
+    told not to go on.
+    """
 
     images_seen: int
     d_steps: int
@@ -66,6 +72,7 @@ class Outcome(TypedDict):
     training_at: float
     finished_at: float
     failure: str
+    resumable: bool
     stopped: bool
     undelivered: str
     hardware: str
@@ -80,16 +87,32 @@ class Session(Protocol):
     local_rank: int
     device: torch.device
 
-    def latest_checkpoint(self) -> AbstractContextManager[Path | None]:
-        """The folder to resume from."""
+    def latest_checkpoint(self) -> AbstractContextManager[Found]:
+        """The newest sound checkpoint, the same on every rank; damaged ones are set aside.
+
+        Raises:
+            DamagedError: there are checkpoints, and none is sound.
+        """
         ...
 
     def save(self, name: str, fill: Callable[[Path], None], *, best_at: int | None) -> None:
-        """Keep a checkpoint; every rank calls this, rank 0's `fill` writes it. `best_at` marks it as the best, by images_seen."""
+        """Keep a checkpoint; every rank calls this, rank 0's `fill` writes it. `best_at` marks it as the best, by images_seen.
+
+        Raises:
+            StorageError: the storage did not take it in time; on every rank.
+        """
+        ...
+
+    def recall(self) -> dict[str, Any]:
+        """Facts about the run that `remember` was given last, the same on every rank."""
+        ...
+
+    def remember(self, facts: dict[str, Any]) -> None:
+        """Keep facts about the run beside its checkpoints; any one rank calls this."""
         ...
 
     def begin(self, trainer: Trainer) -> None:
-        """Called once, when this rank has loaded its data."""
+        """Called when this rank has loaded its data, and again where a fault makes it build a new trainer."""
         ...
 
     def wait_for_all(self) -> None:
@@ -121,40 +144,66 @@ class _NoMoreError(RuntimeError):
     """Somebody who compares runs does not want more of this one."""
 
 
+class _Resumed(NamedTuple):
+    """What a checkpoint holds beside the trainer's state, and which ones were passed over."""
+
+    pending: list[Record]
+    damaged: dict[str, str]
+
+
+class _Ending(NamedTuple):
+    """How a run ended on this rank."""
+
+    failure: str = ""
+    resumable: bool = False
+    stopped: bool = False
+
+
 def run(job: Job, session: Session) -> Outcome:
-    """Train to the end of the budget, from the latest checkpoint if there is one."""
+    """Train to the end of the budget, from the latest checkpoint if there is one; after a fault that can be mended, again from there.
+
+    Raises:
+        OutOfMemoryError: this rank has no memory, and others wait for it; the group is to start again.
+    """
     entered_at = time.time()
     config, orders = validate(job["config"], JobConfig), job.get("orders", NO_ORDERS)
     if session.device.type == "cpu":
         torch.set_num_threads(max(1, int(config.ray.cpus_per_worker)))
-    trainer = Trainer(config.gan(), device=session.device, evaluates=not config.ray.asynchronous_evaluation)
-    session.begin(trainer)
+    course = Course(session, max_rollbacks=config.ray.max_rollbacks, device=session.device)
+    trainer = _build(config, session, course)
     session.wait_for_all()
-    pending = None
-    with session.latest_checkpoint() as folder:
-        if folder is not None:
-            trainer.load_state_dict(checkpoint.load(folder), perturbed=orders["perturbed"])
-            pending = json.loads((folder / PENDING).read_text())
-            if session.rank == 0:
-                session.say(f"continuing from the checkpoint at {trainer.images_seen / 1000:.1f} kimg")
-    desk = _Desk(job, config, session, pending, frozenset(trainer.alarms.ringing))
-    built_at, failure = time.time(), ""
-    stopped = _spent(orders, trainer.device_seconds, session)
+    resumed, ending = _resume(trainer, session, orders)
+    desk = _Desk(job, config, session, course, resumed.pending)
+    built_at = time.time()
     try:
-        if not stopped:
-            desk.ask_again(trainer)
-            trainer.run(desk.receive)
-    except (DivergenceError, EvaluationError, AlarmError) as error:
-        failure = str(error)
+        if ending is None and (given_up := course.given_up()):
+            ending = _Ending(given_up)
+        if ending is None:
+            desk.begin(trainer)
+            desk.note_damaged(resumed.damaged)
+            if not _spent(orders, trainer.device_seconds, session):
+                desk.ask_again(trainer)
+            else:
+                ending = _Ending(stopped=True)
+        while ending is None:
+            ending = _attempt(trainer, desk, session, course)
+            if ending is None:
+                del trainer  # with its memory, before the next one is built
+                _free_memory(session.device)
+                trainer = _build(config, session, course)
+                resumed, ending = _resume(trainer, session, orders)
+                desk.begin(trainer)
+                desk.note_damaged(resumed.damaged)
     except _NoMoreError:
-        stopped = True
+        ending = _Ending(stopped=True)
     except BaseException:
         desk.close(timeout_seconds=0.0)
         raise
     finished_at = time.time()
     peak = torch.tensor([_peak_memory(session.device)], dtype=torch.int64, device=session.device)
     peaks = distributed.gather(peak).tolist()  # before close, which may wait for longer than a collective's time-out
-    undelivered = desk.close(config.mlflow.delivery_timeout_seconds)
+    patience = config.mlflow.delivery_timeout_seconds
+    undelivered = desk.close(min(patience, LAST_DELIVERY_SECONDS) if trainer.stopped else patience)
     return Outcome(
         images_seen=trainer.images_seen,
         d_steps=trainer.d_steps,
@@ -168,23 +217,71 @@ def run(job: Job, session: Session) -> Outcome:
         built_at=built_at,
         training_at=desk.training_at or built_at,
         finished_at=finished_at,
-        failure=failure,
-        stopped=stopped,
-        undelivered=undelivered,
+        failure=ending.failure,
+        resumable=ending.resumable,
+        stopped=ending.stopped,
+        undelivered="" if trainer.stopped else undelivered,
         hardware=environment.describe_hardware()["summary"],
         precision=resolved_precision(config, session.device),
     )
 
 
+def _build(config: JobConfig, session: Session, course: Course) -> Trainer:
+    evaluates = not config.ray.asynchronous_evaluation
+    trainer = Trainer(config.gan(), device=session.device, evaluates=evaluates, micro_batch=course.micro_batch)
+    session.begin(trainer)
+    return trainer
+
+
+def _resume(trainer: Trainer, session: Session, orders: Orders) -> tuple[_Resumed, _Ending | None]:
+    """Load the newest sound checkpoint if there is one. An ending says why the run cannot go on from what there is."""
+    failure, resumed = "", _Resumed([], {})
+    try:
+        with session.latest_checkpoint() as found:
+            if found.folder is not None:
+                trainer.load_state_dict(checkpoint.load(found.folder), perturbed=orders["perturbed"])
+                resumed = _Resumed(require_records(_read_json(found.folder / PENDING)), found.damaged)
+                if session.rank == 0:
+                    for sentence in told(found):
+                        session.say(sentence)
+                    session.say(f"continuing from the checkpoint at {trainer.images_seen / 1000:.1f} kimg")
+    except ValueError as error:
+        failure = str(error)
+    if distributed.any_rank(bool(failure), session.device):  # all together, or those who could would wait for the others
+        return resumed, _Ending(failure or "another worker could not load the checkpoint; its log says why", resumable=not failure)
+    return resumed, None
+
+
+def _attempt(trainer: Trainer, desk: "_Desk", session: Session, course: Course) -> _Ending | None:
+    """Train on; returns None where a fault is to be mended by going back to the last checkpoint."""
+    failure = ""
+    try:
+        trainer.run(desk.receive, wish=session.wish)
+        return _Ending(stopped=trainer.stopped)
+    except StorageError as error:
+        return _Ending(str(error), resumable=True)
+    except (EvaluationError, AlarmError) as error:
+        return _Ending(str(error))
+    except DivergenceError as error:
+        failure = course.after_divergence(error, trainer.images_seen, desk.tell)
+    except OutOfMemoryError as error:
+        failure = course.after_out_of_memory(error, trainer)
+        if distributed.world_size() > 1:
+            session.say(failure or f"rank {session.rank} is out of memory; the workers start again with smaller parts of the batch")
+            raise
+    return _Ending(failure) if failure else None
+
+
 class _Desk:
     """Where a rank's reports go: rank 0 writes everything, the first rank of every other node its machine's metrics."""
 
-    def __init__(self, job: Job, config: JobConfig, session: Session, pending: list[Any] | None, ringing: frozenset[str]) -> None:
-        self.session, self.job = session, job
+    def __init__(self, job: Job, config: JobConfig, session: Session, course: Course, pending: list[Record]) -> None:
+        self.session, self.job, self.course = session, job, course
         self.orders = job.get("orders", NO_ORDERS)
         self.patience = config.mlflow.delivery_timeout_seconds
         self.training_at: float | None = None
-        self.ringing = ringing
+        self.seen = -1
+        self.ringing: frozenset[str] = frozenset()
         self.told: set[str] = set()
         self.writer: RunWriter | None = None
         self.monitor: SystemMetricsMonitor | None = None
@@ -194,11 +291,44 @@ class _Desk:
                 self.monitor = SystemMetricsMonitor(job["run_id"], tracking_uri=job["tracking_uri"])
             if session.rank == 0 or self.monitor:
                 clock = CLOCK if session.rank == 0 else f"{self.prefix}images_seen"
-                mine = pending if session.rank == 0 else None
+                mine = pending if session.rank == 0 else []
                 self.writer = RunWriter(job["tracking_uri"], job["run_id"], say=session.say, clock=clock, pending=mine)
 
+    def begin(self, trainer: Trainer) -> None:
+        """Before the trainer runs: what it was doing when its state was saved, and with how much memory it has to do."""
+        self.ringing = frozenset(trainer.alarms.ringing)
+        self.course.tell_micro_batch(trainer, self.tell)
+
+    def note_damaged(self, damaged: dict[str, str]) -> None:
+        """Keep in MLflow which checkpoints were damaged, which the user was told."""
+        if self.writer is not None and self.session.rank == 0:
+            for name, reason in damaged.items():
+                self.writer.tag(f"{DAMAGED_TAG}.{name}", reason)
+
+    def tell(self, sentence: str, tag: str) -> None:
+        """Tell the user, once, and keep it as a tag of the run."""
+        if self.writer is not None and self.session.rank == 0 and sentence not in self.told:
+            self.told.add(sentence)
+            self.session.say(sentence)
+            self.writer.tag(tag, sentence)
+
     def receive(self, report: Report) -> None:
-        """One report of the trainer."""
+        """One report of the trainer. One that was received before, from a checkpoint after it, says nothing new."""
+        fresh = not report.interim and report.images_seen > self.seen
+        if fresh:
+            self.seen = report.images_seen
+            self._publish(report)
+        elif not report.interim:
+            self.ringing = frozenset(report.alarms)
+        if report.state is not None:
+            self._save(report)
+            self.course.passed(report.images_seen, self.tell)
+        if self.training_at is None:
+            self.training_at = time.time()
+        if fresh:
+            self._require_continuation(report)
+
+    def _publish(self, report: Report) -> None:
         tags: dict[str, str] = {}
         if self.session.rank == 0:
             self.session.show(report.images_seen, report.metrics)
@@ -207,21 +337,21 @@ class _Desk:
             mine = {**report.metrics, **self._hyperparameters()} if self.session.rank == 0 else {}
             picture = report.picture if self.session.rank == 0 else None
             self.writer.add(report.images_seen, {**mine, **self._machine_metrics()}, picture, tags)
+
+    def _save(self, report: Report) -> None:
         state = report.state
-        if state is not None:
+        assert state is not None, "asked for only where there is one"
 
-            def fill(folder: Path) -> None:
-                assert self.writer is not None
-                (folder / PENDING).write_text(json.dumps(self.writer.pending()))
-                if report.picture is not None:
-                    Image.fromarray(report.picture).save(folder / SAMPLES)
-                checkpoint.save(state(), folder)
+        def fill(folder: Path) -> None:
+            assert self.writer is not None
+            (folder / PENDING).write_text(json.dumps(self.writer.pending()))
+            if report.picture is not None:
+                Image.fromarray(report.picture).save(folder / SAMPLES)
+            checkpoint.save(state(), folder, beside=(PENDING,))
 
-            best_at = report.images_seen if report.is_best else None
-            self.session.save(checkpoint_name(report.images_seen), fill, best_at=best_at)
-        if self.training_at is None:
-            self.training_at = time.time()
-        self._require_continuation(report)
+        name = checkpoint_name(report.images_seen, INTERIM if report.interim else PREFIX)
+        best_at = report.images_seen if report.is_best else None
+        self.session.save(name, fill, best_at=best_at)
 
     def _require_continuation(self, report: Report) -> None:
         """Stop here where the job's orders say so, or who compares this run with others; everything is delivered before they are asked."""
@@ -302,6 +432,24 @@ def tags_of(scores: Scores, images_seen: int) -> dict[str, str]:
     """How the scores were made, and for each metric that could not be measured when and why, as tags of the run."""
     failed = {f"{FAILED_TAG}{metric}": f"at {images_seen / 1000:.1f} kimg: {reason}" for metric, reason in scores.failures.items()}
     return {PROVENANCE_TAG: json.dumps(scores.provenance.as_dict()), **failed}
+
+
+def _read_json(path: Path) -> Any:
+    """A small file's content.
+
+    Raises:
+        ValueError: it is no JSON, or is nested too deeply to be ours.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} in the checkpoint is no JSON of ours: {type(error).__name__}") from None
+
+
+def _free_memory(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _peak_memory(device: torch.device) -> int:

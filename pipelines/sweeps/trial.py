@@ -8,8 +8,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -24,6 +24,7 @@ from pipelines import gauges, storage, tracking, worker
 from pipelines.config import JobConfig
 from pipelines.patience import patiently
 from pipelines.results import SPENT
+from pipelines.shelf import Shelf
 from pipelines.signals import Asked
 from pipelines.sweeps import ledger
 from pipelines.sweeps import space as spaces
@@ -231,11 +232,13 @@ class TrialSession:
     rank = node_rank = local_rank = 0
 
     def __init__(self, job: worker.Job, config: JobConfig, referee: Referee, *, on_gpu: bool) -> None:
-        self._place, self._run_id, self._keep = config.ray.storage_path, job["run_id"], config.ray.checkpoints_to_keep
+        asked, self._referee = config.ray, referee
         self._labels = gauges.labels_of(job["run_id"], job["config"])
-        self._referee = referee
         self.device = torch.device("cuda" if on_gpu else "cpu")
         self.say = referee.say
+        place = storage.place_of(asked.storage_path, job["run_id"])
+        self._shelf = Shelf(place, keep=asked.checkpoints_to_keep, timeout_seconds=asked.storage_timeout_seconds, say=self.say)
+        self._shelf.prepare()
 
     def show(self, images_seen: int, metrics: dict[str, float]) -> None:
         """MLflow has it; who watches the cluster sees it too."""
@@ -247,20 +250,21 @@ class TrialSession:
     def wait_for_all(self) -> None:
         """There is one rank."""
 
-    @contextmanager
-    def latest_checkpoint(self) -> Iterator[Path | None]:
-        """The newest complete checkpoint of the trial's run."""
-        if not storage.has_checkpoint(self._place, self._run_id):
-            yield None
-            return
-        with storage.latest(self._place, self._run_id) as folder:
-            yield folder
+    def latest_checkpoint(self) -> AbstractContextManager[storage.Found]:
+        """The newest sound one of the trial's run."""
+        return self._shelf.newest()
 
     def save(self, name: str, fill: Callable[[Path], None], *, best_at: int | None) -> None:
         """Write a checkpoint, and thin out the old ones."""
-        with tempfile.TemporaryDirectory(prefix="raygan-") as folder:
-            fill(Path(folder))
-            storage.put(self._place, self._run_id, name, Path(folder), keep=self._keep, best_at=best_at)
+        self._shelf.save(name, fill, best_at=best_at)
+
+    def recall(self) -> dict[str, Any]:
+        """From the run's folder."""
+        return self._shelf.recall()
+
+    def remember(self, facts: dict[str, Any]) -> None:
+        """In the run's folder."""
+        self._shelf.remember(facts)
 
     def may_go_on(self, report: Report) -> bool:
         """Ask Tune."""

@@ -68,7 +68,8 @@ def here(trained, tmp_path, monkeypatch):
         shutil.copytree(folder / part, tmp_path / "kept" / part)
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield folder, run_id, storage.latest_in(folder / "runs" / run_id)
+    newest = storage.newest_first(storage.place_of(str(folder / "runs"), run_id))[0]
+    yield folder, run_id, folder / "runs" / run_id / newest
     for part in parts:
         shutil.rmtree(folder / part)
         shutil.copytree(tmp_path / "kept" / part, folder / part)
