@@ -10,7 +10,10 @@ import jsonschema
 import pytest
 import yaml
 
-from gan_core.overrides import parse
+from gan_core.overrides import merge, parse
+from gan_core.overrides import validate as validate_config
+from pipelines import train
+from pipelines.config import JobConfig, load_named
 from pipelines.sweeps import plan as plans
 from tests.infra.parts import INFRA, OVERLAYS, of_kind, overlay, pod_templates, ray_clusters
 
@@ -184,3 +187,16 @@ def test_the_sweep_on_kind_is_one_that_raygan_plans():
     assert (program, command) == ("raygan", "sweep")
     plan = plans.make(config, space, dict(parse(word) for word in words))
     assert plan.config.job().ray.storage_path == "/var/lib/raygan/runs"
+
+
+def test_the_training_on_spot_nodes_is_one_that_raygan_takes():
+    (job,) = of_kind(overlay("spot"), "RayJob").values()
+    program, command, *words = shlex.split(job["spec"]["entrypoint"])
+    assert (program, command) == ("raygan", "train")
+    options = train.parser().parse_intermixed_args(words)
+    assert options.once == "mnist-spot"
+    name, *overrides = options.words
+    config = validate_config(merge(load_named(name), dict(parse(word) for word in overrides)), JobConfig)
+    assert (config.ray.num_workers, config.ray.min_workers, config.ray.use_gpu) == (4, 1, True)
+    group = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    assert (config.ray.min_workers, config.ray.num_workers) == (group["minReplicas"], group["maxReplicas"])
