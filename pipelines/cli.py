@@ -13,6 +13,7 @@ COMMANDS = {
     "report": "a page of what a sweep found, from MLflow",
     "evaluate": "judge runs, checkpoints, models or folders of images against real images",
     "sample": "draw images from a trained generator, show its classes, films and projections, or export it",
+    "submit": "run one of these on a Ray cluster, as a job",
     "theory": "check what the textbook says of GANs, and draw it",
 }
 

@@ -16,12 +16,13 @@ PACKAGES = ("raygan", "torch", "torchvision", "ray", "mlflow", "numpy", "pyarrow
 
 
 def describe() -> dict[str, Any]:
-    """Versions of Python and of the packages that matter, the git commit of this code, and this machine's hardware."""
+    """Versions of Python and of the packages that matter, the git commit of this code, the Ray job, and this machine's hardware."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "packages": {package: _version(package) for package in PACKAGES},
-        "git": _git(),
+        "git": git(),
+        "ray_job": ray_job_id(),
         "hardware": describe_hardware(),
     }
 
@@ -36,9 +37,13 @@ def describe_hardware() -> dict[str, Any]:
 
 def ray_job_id() -> str | None:
     """The submission id of the Ray job whose entrypoint this process is, or None outside one."""
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    found: str | None = job.get("metadata", {}).get("job_submission_id")
-    return found
+    return _ray_job().get("job_submission_id")
+
+
+def _ray_job() -> dict[str, str]:
+    """What that job says of itself; nothing outside one."""
+    metadata: dict[str, str] = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata", {})
+    return metadata
 
 
 def _version(package: str) -> str:
@@ -48,10 +53,12 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _git() -> dict[str, Any]:
-    """The commit of the checkout that this file is in; None where it is not in one."""
+def git() -> dict[str, Any]:
+    """The commit of the checkout that this file is in, or in a job that `raygan submit` sent, was in; None where it is not in one."""
     root = Path(__file__).parent
     commit = _output("git", "-C", str(root), "rev-parse", "HEAD")
+    if commit is None and (sent := _ray_job().get("raygan.git_commit")):
+        return {"commit": sent, "uncommitted_changes": _ray_job().get("raygan.uncommitted_changes") == "True"}
     changed = _output("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "uncommitted_changes": bool(changed) if commit else None}
 

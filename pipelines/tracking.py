@@ -30,6 +30,7 @@ from pipelines.config import JobConfig, public_uri
 CONFIG_FILE, ENVIRONMENT_FILE, ERROR_FILE = "config.yaml", "environment.json", "error.txt"
 RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+RAY_JOB = "raygan.ray_job_id"  # the job that had the run last
 PARAMS_AT_ONCE = 100  # the REST API's limit for one request
 
 
@@ -192,8 +193,8 @@ def source_tags(command: str, words: str, facts: Mapping[str, Any]) -> dict[str,
     }
     if facts["git"]["commit"]:
         tags["mlflow.source.git.commit"] = facts["git"]["commit"]
-    if job := environment.ray_job_id():
-        tags["raygan.ray_job_id"] = job
+    if facts["ray_job"]:
+        tags[RAY_JOB] = facts["ray_job"]
     return tags
 
 
@@ -291,6 +292,8 @@ def reopen_run(tracker: Tracker, run_id: str, config: JobConfig, before: Mapping
     tracker.client.update_run(run_id, status="RUNNING")
     changed = {key: value for key, value in flatten(config).items() if before.get(key) != value}
     tags = [RunTag(f"raygan.resumed.{key}", value) for key, value in changed.items()]
+    if job := environment.ray_job_id():
+        tags.append(RunTag(RAY_JOB, job))
     tracker.client.log_batch(run_id, tags=tags, synchronous=True)
     write_config(tracker, run_id, config)
 

@@ -19,7 +19,7 @@ from gan_core.regularizers import REGULARIZERS
 from gan_core.schema import keyword_schema
 from gan_core.sections import AugmentConfig, StepRatioScheduleConfig
 from gan_core.variants import VARIANTS
-from pipelines import apart, prepare, sample
+from pipelines import apart, prepare, sample, submit
 from pipelines.drawing import many, shows
 from pipelines.sweeps.config import SweepConfig
 from tests.support import tiny_trainer
@@ -173,6 +173,16 @@ def test_every_option_of_sample_is_in_the_table():
     assert {name: int(said[name]) for name in defaults} == defaults
     deeds = {f"--{name}" for name in sample.DEEDS}
     assert {name for name, default in said.items() if default == "-"} == deeds | {"--out"}
+
+
+def test_every_option_of_submit_is_in_the_table_with_its_default():
+    parser = submit.parser()
+    options = {action.option_strings[-1]: action for action in parser._actions if action.option_strings and action.dest != "help"}
+    said = {row[0].strip("`"): row[1] for row in rows("Jobs") if row[0].startswith("`--")}
+    assert list(said) == [name for name in said if name in options] and set(said) == set(options)
+    for name, action in options.items():
+        if said[name] not in ("-", "made", "by the environment"):
+            assert f"{action.default:g}" if isinstance(action.default, float) else str(action.default) == said[name]
 
 
 def test_every_variant_was_measured():

@@ -87,7 +87,7 @@ def _start(plan: SweepPlan, words: str, resumed: str | None, stack: ExitStack) -
         run_id = resumed
         registered = ledger.read_plan(tracker, run_id)["sweep"]["register_as"]
         was_finished = tracker.client.get_run(run_id).info.status == "FINISHED" and registered == config.sweep.register_as
-        tracker.client.update_run(run_id, status="RUNNING")
+        ledger.reopen(tracker, run_id, told["facts"])
     say(f"sweep {name}, run {run_id}: {plan.planned} trials of {config.total_kimg:g} kimg, {slots.at_once} at once")
     say(f"compare them while they run: {outcome.charts(tracker, plan.aim)}{tracker.hint}")
     begun = [ledger.row(trial) for trial in ledger.trials(tracker, name)]

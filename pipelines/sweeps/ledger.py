@@ -63,12 +63,12 @@ class Identity(NamedTuple):
 
 def names(tracker: Tracker) -> list[str]:
     """All sweeps in the store."""
-    return sorted({run.data.tags[SWEEP] for run in _search(tracker, None, f"tags.`{KIND}` = '{SWEEP_KIND}'")})
+    return sorted({run.data.tags[SWEEP] for run in search(tracker, None, f"tags.`{KIND}` = '{SWEEP_KIND}'")})
 
 
 def find(tracker: Tracker, word: str) -> Run | None:
     """The run of the sweep with this name, or with this run id."""
-    found = _search(tracker, None, f"tags.`{KIND}` = '{SWEEP_KIND}' and tags.`{SWEEP}` = '{word}'") if "'" not in word else []
+    found = search(tracker, None, f"tags.`{KIND}` = '{SWEEP_KIND}' and tags.`{SWEEP}` = '{word}'") if "'" not in word else []
     if found:
         return found[0]
     if tracking.knows(tracker, word):
@@ -95,13 +95,13 @@ def read_plan(tracker: Tracker, run_id: str) -> Tree:
 
 def trials(tracker: Tracker, name: str) -> list[Run]:
     """The runs of all its trials, in the order of their numbers."""
-    found = _search(tracker, None, f"tags.`{SWEEP}` = '{name}' and tags.`{KIND}` = '{TRIAL_KIND}'")
+    found = search(tracker, None, f"tags.`{SWEEP}` = '{name}' and tags.`{KIND}` = '{TRIAL_KIND}'")
     return sorted(found, key=number_of)
 
 
 def run_of(tracker: Tracker, sweep: str, number: int) -> str:
     """The id of a trial's run, empty where it has none."""
-    found = _search(tracker, [tracker.experiment_id], f"tags.`{SWEEP}` = '{sweep}' and tags.`{TRIAL}` = '{number}'")
+    found = search(tracker, [tracker.experiment_id], f"tags.`{SWEEP}` = '{sweep}' and tags.`{TRIAL}` = '{number}'")
     run_id: str = found[0].info.run_id if found else ""
     return run_id
 
@@ -120,13 +120,20 @@ def open_trial(
     run_id = run_of(tracker, sweep, identity.number)
     if not run_id:
         return tracking.create_run(tracker, config, dataset, identity.name, tags={SWEEP: sweep, **identity.tags(), **tags}, facts=facts)
-    tracker.client.update_run(run_id, status="RUNNING")
+    reopen(tracker, run_id, facts)
     if not tracking.is_described(tracker, run_id):  # its making was cut off
         tracking.describe_run(tracker, run_id, config, dataset, facts)
     if identity.donor:
         _note_exploit(tracker, run_id, identity)
         tracking.write_config(tracker, run_id, config)
     return run_id
+
+
+def reopen(tracker: Tracker, run_id: str, facts: Mapping[str, Any]) -> None:
+    """Set a run of the sweep RUNNING again; it belongs to the Ray job that goes on with it."""
+    tracker.client.update_run(run_id, status="RUNNING")
+    if facts["ray_job"]:
+        tracker.client.set_tag(run_id, tracking.RAY_JOB, facts["ray_job"])
 
 
 def _note_exploit(tracker: Tracker, run_id: str, identity: Identity) -> None:
@@ -237,7 +244,7 @@ def curve(tracker: Tracker, run_id: str, scores: tuple[str, ...]) -> Curve:
     )
 
 
-def _search(tracker: Tracker, experiments: list[str] | None, condition: str) -> list[Run]:
+def search(tracker: Tracker, experiments: list[str] | None, condition: str) -> list[Run]:
     """All active runs that match, also more than one page of them."""
     if experiments is None:
         experiments = [experiment.experiment_id for experiment in tracker.client.search_experiments(max_results=MOST_RUNS)]

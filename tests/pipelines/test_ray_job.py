@@ -1,43 +1,19 @@
 """`ray job submit` on a cluster of its own, as the README says it."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from pipelines import cli
-from tests.gan_core.ranks import free_port
 from tests.pipelines.command import TrackedRun, require_every_point_once, write_config
-from tests.pipelines.test_ray_run import wait_for
-
-RAY = str(Path(sys.executable).with_name("ray"))
-ROOT = Path(__file__).parents[2]
+from tests.pipelines.head import RAY, ROOT, head
 
 
 @pytest.fixture
 def dashboard(tmp_path_factory):
-    """The address of a cluster's dashboard; the cluster's processes are one group, ended as one."""
-    gcs, port, home = free_port(), free_port(), tmp_path_factory.mktemp("r")
-    others = [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
-    ports = [f"--port={gcs}", f"--dashboard-port={port}", *others]
-    command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={home}", *ports]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    process = subprocess.Popen(command, env=environment, **quiet)
-    address = f"http://127.0.0.1:{port}"
-    listing = [RAY, "job", "list", "--address", address]
-    try:
-        wait_for(lambda: process.poll() is not None or subprocess.run(listing, capture_output=True, timeout=60).returncode == 0)
-        assert process.poll() is None
+    with head(tmp_path_factory.mktemp("r")) as address:
         yield address
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
 
 
 @pytest.mark.slow

@@ -1,0 +1,39 @@
+"""The MLflow runs of a job, found by its id."""
+
+import sys
+
+from pipelines import tracking
+from pipelines.sweeps import ledger
+
+UNFINISHED = {"STOPPED": "KILLED", "FAILED": "FAILED"}
+SHOWN = 10
+
+
+def tell(tracking_uri: str | None, job: str, ended: str = "") -> int:
+    """Print the pages of the job's runs; returns how many there are. `ended` is the status of a job that is over: a run that its end has
+    left RUNNING is set to what became of the job, for nobody else will.
+    """
+    if not tracking_uri:
+        print(
+            f"raygan submit: the runs of {job} are where the cluster's own MLFLOW_TRACKING_URI says; set it here to find them",
+            file=sys.stderr,
+        )
+        return 0
+    try:
+        tracker = tracking.reach(tracking_uri)
+        found = ledger.search(tracker, None, f"tags.`{tracking.RAY_JOB}` = '{job}'")
+        left = [run.info.run_id for run in found if run.info.status == "RUNNING" and ended in UNFINISHED]
+        for run_id in left:
+            tracker.client.set_terminated(run_id, UNFINISHED[ended])
+    except Exception as error:  # each kind of store has its own exceptions; the job's end does not depend on it
+        print(f"raygan submit: the job's runs cannot be looked up from here: {str(error).splitlines()[0][:300]}", file=sys.stderr)
+        return 0
+    trials = sum(run.data.tags.get(ledger.KIND) == ledger.TRIAL_KIND for run in found)
+    heads = [run for run in found if run.data.tags.get(ledger.KIND) != ledger.TRIAL_KIND]
+    for run in heads[:SHOWN]:
+        page = tracker._replace(experiment_id=run.info.experiment_id).page(run.info.run_id)
+        status = UNFINISHED[ended] if run.info.run_id in left else run.info.status
+        print(f"run {run.info.run_id} {status}  {page}{tracker.hint}", flush=True)
+    if trials:
+        print(f"and {trials} trials beside it", flush=True)
+    return len(found)
