@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import pipelines
-from pipelines import cli
+from pipelines import cli, environment
 from pipelines.submitting import address, following, orders, package
 from tests.pipelines.job_server import JobServer
 
@@ -444,6 +444,16 @@ def test_ctrl_c_leaves_the_job_or_stops_it(server, monkeypatch, capsys, words, s
     err = capsys.readouterr().err
     assert server.stops == stops
     assert ("--logs some" in err, "job some stopped" in err) == (not stops, bool(stops))
+
+
+def test_a_job_knows_the_commit_of_its_code_which_travels_without_history(server, monkeypatch):
+    here = environment.git()
+    assert cli.main(["submit", "--submission-id", "some", "train", "digits", STORED]) == 0
+    metadata = server.jobs["some"]["metadata"] | {"job_submission_id": "some"}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": metadata}))
+    monkeypatch.setattr(environment, "_output", lambda *_: None)  # no git there
+    assert environment.git() == here
+    assert environment.describe()["ray_job"] == "some"
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "http://localhost:5000", "sqlite:////abs/mlflow.db"])
