@@ -111,7 +111,8 @@ def run(batch: Batch, told: Told, slots_: Slots, *, storage_path: str, tracker: 
         RuntimeError: Tune itself failed.
     """
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(batch.size)  # a population is whole from the first round
-    notary = Notary(tracker, told, batch.size, show)
+    # Tune stores its callbacks beside the checkpoints, and parameters of the function only in memory.
+    notary = Notary(tracker, {**told, "credentials": {}}, batch.size, show)
     function = tune.with_resources(tune.with_parameters(trials.run, told=told), slots_.resources)
     listed = {"trial": tune.grid_search([identity._asdict() for identity in batch.identities])}
     tuner = tune.Tuner(
