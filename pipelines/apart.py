@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gan_core.judge import Scores
     from pipelines.config import JobConfig
-    from pipelines.worker import Job
+    from pipelines.session import Job
 
 CLOCK, UNSCORED_TAG = "progress/images_scored", "evaluation.unscored."
 
@@ -110,8 +110,8 @@ def _deliver(images_seen: int, scores: "Scores", config: "JobConfig", told: Told
     import json
 
     from gan_core.provenance import Provenance, require_same
+    from pipelines.desk import PROVENANCE_TAG, tags_of
     from pipelines.run_writer import RunWriter, patient_client
-    from pipelines.worker import PROVENANCE_TAG, tags_of
 
     uri, run_id = told["job"]["tracking_uri"], told["job"]["run_id"]
     client = patient_client(uri)

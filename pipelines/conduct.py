@@ -13,14 +13,15 @@ from gan_core import evaluation
 from gan_core.datatypes import ImageDataset
 from pipelines import export, storage, tracking
 from pipelines.config import JobConfig
+from pipelines.desk import SAMPLES
 from pipelines.guard import only_driver
 from pipelines.patience import end_early, patiently
 from pipelines.plan import Plan, Ready
 from pipelines.progress import Progress
+from pipelines.session import Job, Outcome
 from pipelines.signals import Asked, Interrupted, gently, status_of, terminable
 from pipelines.statuses import FAILED, USAGE
 from pipelines.tracking import Tracker
-from pipelines.worker import SAMPLES, Job, Outcome
 
 LINES_SHOWN = 8
 

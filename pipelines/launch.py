@@ -26,7 +26,7 @@ from pipelines.run_writer import patient_client
 from pipelines.signals import Asked, Interrupted, in_thread
 
 if TYPE_CHECKING:
-    from pipelines.worker import Job, Outcome
+    from pipelines.session import Job, Outcome
 
 POLL_SECONDS, ANSWER_SECONDS, STOP_SECONDS = 0.5, 0.1, 60.0
 KNOB_MARGIN_SECONDS = 60.0

@@ -12,6 +12,7 @@ from gan_core.wishes import Wish
 from pipelines import storage, worker
 from pipelines.config import JobConfig
 from pipelines.progress import Progress
+from pipelines.session import Job, Outcome
 from pipelines.shelf import Shelf
 from pipelines.signals import Asked
 
@@ -61,6 +62,6 @@ class LocalSession:
         self._shelf.remember(facts)
 
 
-def launch(job: worker.Job, config: JobConfig, progress: Progress, asked: Asked) -> worker.Outcome:
+def launch(job: Job, config: JobConfig, progress: Progress, asked: Asked) -> Outcome:
     """Run the job here and now, until `asked`."""
     return worker.run(job, LocalSession(config, job["run_id"], progress, asked))

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from gan_core import Report, Trainer
     from gan_core.wishes import Wish
     from pipelines.config import JobConfig
+    from pipelines.session import Outcome
     from pipelines.storage import Found
-    from pipelines.worker import Outcome
 
 ANSWER_SECONDS = 0.05
 

@@ -24,6 +24,7 @@ from pipelines import gauges, storage, tracking, worker
 from pipelines.config import JobConfig
 from pipelines.patience import patiently
 from pipelines.results import SPENT
+from pipelines.session import Job, Orders, Outcome
 from pipelines.shelf import Shelf
 from pipelines.signals import Asked
 from pipelines.sweeps import ledger
@@ -158,15 +159,15 @@ def _take_over(place: str, run_id: str, identity: Identity) -> Identity:
     return identity if taken is None else identity._replace(point=taken["point"], donor=taken["donor"])
 
 
-def _train(told: Told, identity: Identity, config: JobConfig, run_id: str, referee: "Referee", *, content_hash: str) -> worker.Outcome:
-    orders = worker.Orders(
+def _train(told: Told, identity: Identity, config: JobConfig, run_id: str, referee: "Referee", *, content_hash: str) -> Outcome:
+    orders = Orders(
         perturbed=_hyperparameters(told, config),
         fatal_alarms=list(told["sweep"]["stop_on_alarms"]),
         device_seconds=told["sweep"]["device_seconds"],
     )
     named = {"mlflow.run_name": identity.name, "mlflow.experiment": f"{config.mlflow.experiment}-{told['name']}"}  # as in MLflow
     tree = merge(config.model_dump(), named)
-    job = worker.Job(config=tree, tracking_uri=told["tracking_uri"], run_id=run_id, content_hash=content_hash, orders=orders)
+    job = Job(config=tree, tracking_uri=told["tracking_uri"], run_id=run_id, content_hash=content_hash, orders=orders)
     if config.ray.num_workers == 1:
         return worker.run(job, TrialSession(job, config, referee, on_gpu=told["on_gpu"]))
     from pipelines import launch
@@ -212,7 +213,7 @@ class Referee:
             tune.report(values, checkpoint=tune.Checkpoint.from_directory(folder))
         return True
 
-    def end(self, outcome: worker.Outcome) -> None:
+    def end(self, outcome: Outcome) -> None:
         """The last report: why the trial ended by itself."""
         failure = outcome["failure"]
         reason = SPENT if not failure else failure if failure.startswith(SELF_EXPLAINED) else f"diverged: {failure}"
@@ -231,7 +232,7 @@ class TrialSession:
 
     rank = node_rank = local_rank = 0
 
-    def __init__(self, job: worker.Job, config: JobConfig, referee: Referee, *, on_gpu: bool) -> None:
+    def __init__(self, job: Job, config: JobConfig, referee: Referee, *, on_gpu: bool) -> None:
         asked, self._referee = config.ray, referee
         self._labels = gauges.labels_of(job["run_id"], job["config"])
         self.device = torch.device("cuda" if on_gpu else "cpu")

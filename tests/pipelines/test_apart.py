@@ -7,7 +7,7 @@ from gan_core.judge import Scores
 from gan_core.overrides import flatten, merge, validate
 from pipelines import apart, machines
 from pipelines.config import JobConfig, load_named, require_resumable
-from pipelines.worker import PROVENANCE_TAG
+from pipelines.desk import PROVENANCE_TAG
 from tests.support import provenance
 
 BESIDE = {"ray.asynchronous_evaluation": True, "schedule.evaluate_kimg": 50}

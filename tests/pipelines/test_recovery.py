@@ -12,6 +12,7 @@ from gan_core import checkpoint, steps, trainer
 from gan_core.overrides import merge, validate
 from pipelines import local, shelf, storage, worker
 from pipelines.config import JobConfig
+from pipelines.session import Job
 from pipelines.signals import Asked
 from tests.pipelines.command import require_equal_states
 from tests.pipelines.faulty import sitecustomize as faults
@@ -37,7 +38,7 @@ class Run:
         self.said.append(sentence)
 
     def go(self, asked=None):
-        job = worker.Job(config=self.config.model_dump(), tracking_uri=self.client.tracking_uri, run_id=self.run_id, content_hash="")
+        job = Job(config=self.config.model_dump(), tracking_uri=self.client.tracking_uri, run_id=self.run_id, content_hash="")
         self.said.clear()
         return worker.run(job, local.LocalSession(self.config, self.run_id, self, asked or Asked()))
 
@@ -130,7 +131,7 @@ GAMES = {
 }
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize("name", [pytest.param("mlp, ada, lazy penalties", marks=pytest.mark.slow), "dcgan"])
 def test_a_run_out_of_memory_goes_on_with_half_of_the_images_at_once(client, tmp_path, struck, name):
     options = {"precision": "float64", **GAMES[name]}
     whole, halved = Run(client, tmp_path, **options), Run(client, tmp_path, **options, accumulation_steps=2)
