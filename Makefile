@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 PYTEST := $(VENV)/bin/python -m pytest --durations=10
 
-.PHONY: demo test test-all style audit lint ui bench clean
+.PHONY: demo test test-all style audit lint ui bench soak chaos clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -39,6 +39,12 @@ ui: $(READY)  ## MLflow's pages on http://127.0.0.1:5000
 
 bench: $(READY)  ## overhead of a run over a bare PyTorch loop
 	$(VENV)/bin/python -m tests.benchmarks.overhead
+
+soak: $(READY)  ## memory and open files of a training of half an hour
+	$(VENV)/bin/python -m tests.benchmarks.soak
+
+chaos: $(READY)  ## faults of every kind over trainings and sweeps, half an hour to an hour; as root
+	$(VENV)/bin/python -m tests.chaos
 
 clean:  ## remove the environment; runs and mlflow.db stay
 	rm -rf $(VENV) *.egg-info

@@ -10,6 +10,7 @@ import ray
 from ray._private import ray_constants
 
 LOOPBACK = "127.0.0.1"
+TASKS_REMEMBERED = 1000
 
 
 @contextmanager
@@ -18,8 +19,10 @@ def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> 
     dashboard, and that only this machine reaches; workers have `environment`.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # "local", or Ray would join whatever cluster `ray start` once made on this machine.
-    here = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": dashboard, "_node_ip_address": LOOPBACK}
+    # "local", or Ray would join whatever cluster `ray start` once made on this machine. Its memory of tasks, which are all calls of actors,
+    # is kept for people who look at them: 100,000 of them, of some kB each.
+    remembered = {"_system_config": {"task_events_max_num_task_in_gcs": TASKS_REMEMBERED}}
+    here = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": dashboard, "_node_ip_address": LOOPBACK, **remembered}
     local = {} if os.environ.get("RAY_ADDRESS") else here
     workers = {"runtime_env": {"env_vars": environment}} if environment else {}
     before = signal.getsignal(signal.SIGTERM)

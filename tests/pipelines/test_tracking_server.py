@@ -1,51 +1,17 @@
 """A real MLflow server on loopback that goes away in the middle of a run."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 
 import pytest
 
-from tests.gan_core.ranks import free_port
 from tests.pipelines.command import TrackedRun, finish, start, train, write_config
+from tests.pipelines.services import Tracking
 from tests.pipelines.test_ray_run import reached, wait_for
-
-
-class Server:
-    """`mlflow server` on one port, which can be ended and started again on the same database."""
-
-    def __init__(self, folder):
-        self.folder, self.port, self.process = folder, free_port(), None
-        self.uri = f"http://127.0.0.1:{self.port}"
-
-    def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        store = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--artifacts-destination", f"{self.folder}/artifacts"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        self.process = subprocess.Popen(command + store, cwd=self.folder, env=environment, **quiet)
-        wait_for(self.answers)
-
-    def answers(self):
-        try:
-            return urllib.request.urlopen(f"{self.uri}/health", timeout=2).status == 200
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            return False
-
-    def end(self):
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
 
 
 @pytest.fixture
 def server(tmp_path):
-    server = Server(tmp_path)
+    server = Tracking(tmp_path)
     server.start()
     yield server
     server.end()

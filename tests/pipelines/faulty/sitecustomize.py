@@ -3,6 +3,7 @@
 $RAYGAN_TEST_FAULTS is JSON, any of:
     {"out_of_memory": {"above": 8, "after": 20, "rank": 1}}   forward passes of more than 8 images fail, from the 20th one of the process on
     {"nan_at": [{"d_step": 30, "times": 1, "marker": "/a/file", "rank": 1}]}   the real images of discriminator step 30 are NaN, once
+    {"sleep_at": [the same]}   the rank sleeps there, for longer than anybody waits
 "rank" left out is every rank, "times" left out is always. A marker file counts over all processes; a fault waits until
 the file "once" is there.
 """
@@ -12,6 +13,7 @@ import importlib.machinery
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 
@@ -39,24 +41,28 @@ def short_of_memory(fakes, fault):
     return limited
 
 
-def poisoned(discriminator_step, faults):
+def strikes(fault, step):
+    """Whether the fault strikes this discriminator step of this process."""
+    if step != fault["d_step"] or not is_meant(fault) or ("once" in fault and not Path(fault["once"]).exists()):
+        return False
+    if fault.get("times") is None:
+        return True
+    marker = Path(fault["marker"])
+    if marker.exists() and marker.stat().st_size >= fault["times"]:
+        return False
+    with marker.open("a") as file:
+        file.write("x")
+    return True
+
+
+def poisoned(discriminator_step, nans, sleeps=()):
     """`gan_core.steps.discriminator_step` on hardware that fails."""
 
-    def struck(fault, step):
-        if step != fault["d_step"] or not is_meant(fault) or ("once" in fault and not Path(fault["once"]).exists()):
-            return False
-        if fault.get("times") is None:
-            return True
-        marker = Path(fault["marker"])
-        if marker.exists() and marker.stat().st_size >= fault["times"]:
-            return False
-        with marker.open("a") as file:
-            file.write("x")
-        return True
-
     def step_of(d, g, real, latents, game, *, step, draws=None):
-        if any(struck(fault, step) for fault in faults):
+        if any(strikes(fault, step) for fault in nans):
             real = real._replace(inputs=real.inputs * float("nan"))
+        if any(strikes(fault, step) for fault in sleeps):
+            time.sleep(3600)
         return discriminator_step(d, g, real, latents, game, step=step, draws=draws)
 
     return step_of
@@ -66,8 +72,8 @@ def install(steps, faults):
     """Put the faults into the module gan_core.steps."""
     if "out_of_memory" in faults:
         steps.fakes = short_of_memory(steps.fakes, faults["out_of_memory"])
-    if "nan_at" in faults:
-        steps.discriminator_step = poisoned(steps.discriminator_step, faults["nan_at"])
+    if "nan_at" in faults or "sleep_at" in faults:
+        steps.discriminator_step = poisoned(steps.discriminator_step, faults.get("nan_at", []), faults.get("sleep_at", []))
 
 
 class Finder(importlib.abc.MetaPathFinder):

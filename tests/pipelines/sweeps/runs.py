@@ -24,10 +24,10 @@ def sweep(folder, *words, timeout=240):
 class Sweep:
     """The one sweep of a folder."""
 
-    def __init__(self, folder):
-        self.folder = Path(folder)
-        self.client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
-        self.tracker = Tracker(self.client, f"sqlite:///{folder}/mlflow.db", "")
+    def __init__(self, folder, uri=None):
+        self.folder, self.uri = Path(folder), uri or f"sqlite:///{folder}/mlflow.db"
+        self.client = MlflowClient(tracking_uri=self.uri)
+        self.tracker = Tracker(self.client, self.uri, "")
         (self.name,) = ledger.names(self.tracker)
         self.run = ledger.find(self.tracker, self.name)
 
@@ -36,7 +36,7 @@ class Sweep:
         return [ledger.row(run) for run in ledger.trials(self.tracker, self.name)]
 
     def tracked(self, row):
-        return TrackedRun(self.folder, row.run_id)
+        return TrackedRun(self.folder, row.run_id, self.uri)
 
     def tags(self, row):
         return self.client.get_run(row.run_id).data.tags
