@@ -24,7 +24,8 @@ from pipelines.storage import BEST, INTERIM, PREFIX, Found, Place
 
 DAMAGED, FACTS = "damaged_", "facts.json"
 WRITING = ".writing-"
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 15.0
+# A rank that does nothing for 5 seconds may be taken for one that hangs: that is the least ray.stall_timeout_seconds.
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 4.0
 
 
 class StorageError(RuntimeError):

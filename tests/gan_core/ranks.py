@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from gan_core import distributed
+from gan_core import distributed, wishes
 from gan_core.data import digits
 from gan_core.judge import Judge, build_extractor, unmeasurable
 from gan_core.losses import LOSSES
@@ -17,6 +17,7 @@ from gan_core.measures import MEASURES
 from gan_core.metrics import _neighbours, frechet_distance, kernel_distance
 from gan_core.regularizers import REGULARIZERS
 from gan_core.sections import ExtractorConfig
+from gan_core.wishes import Wish
 from tests.support import prepared_digits, tiny_trainer
 
 RATIOS = ["1:1", "3:1", "1:2"]
@@ -104,6 +105,8 @@ GAMES = {
     for ratio in RATIOS
 }
 
+STOPPED = ("steered ratio", "ada, lazy penalties")  # of test_wishes.py
+
 
 def train(options):
     """10 steps of batch 8 in float64; what they left."""
@@ -124,6 +127,36 @@ def train(options):
     state = trainer.state_dict()
     keys = ("generator", "discriminator", "g_ema", "generator_optimizer", "discriminator_optimizer")
     return {"state": {key: state[key] for key in keys}, "metrics": [report.metrics for report in reports]}
+
+
+def stopped(name, rank, folder):
+    """Points and state of the game `name` of test_wishes.py: undisturbed, and where rank 1 alone wishes to stop again and again.
+
+    As under Ray, rank 0 alone reads the state, and all go on from its file.
+    """
+    from tests.gan_core.test_wishes import every, options, points
+
+    wishes.LOOK_SECONDS = 0.0
+    file, found = f"{folder}/{name}.pt", []
+    for patience in (10_000, 4):
+        trainer, reports, count = tiny_trainer(**options(name)), [], 0
+
+        def receive(report):
+            reports.append(report)  # noqa: B023 - called in this turn of the loop
+            if report.state is not None and distributed.rank() == 0:
+                torch.save(report.state(), file)
+
+        while not trainer.done:
+            wish = every(trainer, patience)
+            trainer.run(receive, wish=wish if rank == 1 else lambda: Wish.NONE)
+            dist.barrier()
+            if trainer.stopped:
+                count += 1
+                trainer = tiny_trainer(**options(name))
+                trainer.load_state_dict(torch.load(file, weights_only=True))
+        state = trainer.state_dict() | {"window_seconds": 0, "device_seconds": 0}
+        found.append({"points": points(reports), "state": state, "stops": count})
+    return found
 
 
 def gradients(options):
@@ -193,6 +226,7 @@ def as_rank(rank, world_size, port, folder):
     results["batch norm"] = train(DCGAN)
     torch.save(results, f"{folder}/rank{rank}.pt")
     torch.save({name: gradients(options) for name, options in GAMES.items()}, f"{folder}/games{rank}.pt")
+    torch.save({name: stopped(name, rank, folder) for name in STOPPED}, f"{folder}/stopped{rank}.pt")
     torch.save(scores(rank, world_size), f"{folder}/scores{rank}.pt")
     torch.save(wrapped_gradients(rank, world_size), f"{folder}/wrapped{rank}.pt")
     dist.destroy_process_group()

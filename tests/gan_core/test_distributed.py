@@ -11,7 +11,8 @@ import torch
 from gan_core import distributed
 from gan_core.metrics import _neighbours, frechet_distance, kernel_distance
 from gan_core.regularizers import REGULARIZERS
-from tests.gan_core.ranks import CASES, GAMES, OBJECTIVES, free_port, gradients, scores, train
+from tests.gan_core.ranks import CASES, GAMES, OBJECTIVES, STOPPED, free_port, gradients, scores, train
+from tests.gan_core.test_trainer import same
 from tests.support import prepared_digits
 
 TIMED = ("progress/images_per_second", "progress/device_seconds", "progress/diagnostics_share")
@@ -29,7 +30,7 @@ def two_ranks(tmp_path_factory):
     finally:
         for process in processes:
             process.kill()
-    kinds = ("rank", "games", "scores", "wrapped")
+    kinds = ("rank", "games", "scores", "stopped", "wrapped")
     return {kind: [torch.load(folder / f"{kind}{rank}.pt", weights_only=True) for rank in range(2)] for kind in kinds}
 
 
@@ -76,6 +77,15 @@ def test_gradients_of_two_ranks_equal_those_of_the_whole_batch_for_every_penalty
             for key, expected in one.items():
                 found = two_ranks["games"][rank][game][key]
                 assert (found - expected).abs().max() <= 1e-6 * max(expected.abs().max(), 1e-6), (game, key)
+
+
+@pytest.mark.parametrize("name", STOPPED)
+def test_ranks_that_are_stopped_by_one_of_them_and_go_on_have_the_points_and_bits_of_those_that_were_not(two_ranks, name):
+    for rank in range(2):
+        whole, interrupted = two_ranks["stopped"][rank][name]
+        assert (whole["stops"], interrupted["stops"]) == (0, 7 if name == "ada, lazy penalties" else 9)
+        assert interrupted["points"] == whole["points"]
+        assert same(interrupted["state"], whole["state"])
 
 
 def test_why_networks_are_not_wrapped_in_ddp(two_ranks):
