@@ -17,6 +17,7 @@ from pipelines.config import JobConfig
 from pipelines.pulse import DONE
 
 LOOK_SECONDS, TELL_SECONDS, NOTABLE_SECONDS = 1.0, 60.0, 60.0
+START_SECONDS = 120.0  # at least, for processes that read PyTorch from a slow disk
 FAILED_STARTS = 5  # after which a worker group that never came to training is given up
 
 
@@ -101,10 +102,10 @@ class Overseer:
             begun = self._starts.setdefault(started, now)
             if len(self._starts) > FAILED_STARTS:
                 raise RuntimeError(f"the workers' processes failed {FAILED_STARTS} times while they started; Ray's logs say why")
-            if now - begun > self._config.ray.stall_timeout_seconds:
+            if now - begun > (limit := max(START_SECONDS, self._config.ray.stall_timeout_seconds)):
                 raise RuntimeError(
-                    f"the workers were placed {now - begun:.0f} s ago on {self._nodes_of(started)} and have not begun "
-                    f"(ray.stall_timeout_seconds: {self._config.ray.stall_timeout_seconds:g})"
+                    f"the workers were placed {now - begun:.0f} s ago on {self._nodes_of(started)} and have not begun within {limit:g} s "
+                    f"(ray.stall_timeout_seconds, at least {START_SECONDS:g})"
                 )
             self._told_at = now
             return
