@@ -1,12 +1,11 @@
-"""Checkpoint folders of a run, `<storage>/<run id>/checkpoint_<images seen>`: named, found, and taken over from other runs.
+"""Checkpoint folders of a run, `<storage>/<run id>/checkpoint_<images seen>`: named and found.
 
 Those that were wished for between the scheduled ones are called `interim_<images seen>`, the best one `best_<images seen>`, and damaged
-ones that were set aside `damaged_...`. shelf.py writes them.
+ones that were set aside `damaged_...`. shelf.py writes them, sweeps/adoption.py takes them over from other runs.
 """
 
 import errno
 import json
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,14 +17,12 @@ from uuid import uuid4
 import pyarrow.fs
 
 from gan_core import checkpoint
-from gan_core.checkpoint import STATE, SUMS, DamagedError
+from gan_core.checkpoint import SUMS, DamagedError
 
 PREFIX, INTERIM, BEST = "checkpoint_", "interim_", "best_"
 TO_GO_ON_FROM = (PREFIX, INTERIM)
 DIGITS = 12
-DONOR = re.compile(r"[0-9A-Za-z][\w-]*/(?:checkpoint|best)_[0-9]+")
-LARGEST_NOTE = 1 << 20  # bytes of ADOPTED
-ADOPTED, PENDING, RAY_TRAIN_LIST = "adopted.json", "undelivered.json", "checkpoint_manager_snapshot.json"
+PENDING, RAY_TRAIN_LIST = "undelivered.json", "checkpoint_manager_snapshot.json"
 
 
 class Place(NamedTuple):
@@ -144,78 +141,6 @@ def _is_complete(filesystem: Any, folder: str) -> bool:
 
 def _is_file(filesystem: Any, path: str) -> bool:
     return bool(filesystem.get_file_info(path).type == pyarrow.fs.FileType.File)
-
-
-def adopt(storage_path: str, run_id: str, donor: str, point: dict[str, Any]) -> None:
-    """Make another run's checkpoint, `donor` (`<run id>/<name>`), the only one of this run; a second call does nothing.
-
-    ADOPTED says which one it is, with which settings the run goes on, and whether the copy is complete: `finish_adoption` goes on where a
-    process died half-way.
-
-    Raises:
-        ValueError: the donor's checkpoint is gone.
-    """
-    filesystem, path = _filesystem(storage_path)
-    before = adopted(storage_path, run_id)
-    if before is not None and before["donor"] == donor and before["complete"]:
-        return
-    if not _is_complete(filesystem, f"{path}/{donor}"):
-        raise ValueError(f"ray.checkpoints_to_keep: the checkpoint {donor} is gone from {storage_path}; keep more of them")
-    filesystem.create_dir(f"{path}/{run_id}", recursive=True)
-    _note_adopted(filesystem, f"{path}/{run_id}", {"donor": donor, "point": point, "complete": False})
-    finish_adoption(storage_path, run_id)
-
-
-def finish_adoption(storage_path: str, run_id: str) -> None:
-    """Complete what `adopt` began, if it did. Ray Train's list of the run's own checkpoints goes too, or it would resume from these."""
-    begun = adopted(storage_path, run_id)
-    if begun is None or begun["complete"]:
-        return
-    filesystem, path = _filesystem(storage_path)
-    folder, donor = f"{path}/{run_id}", begun["donor"]
-    for name in newest_first(Place(filesystem, folder)):
-        filesystem.delete_dir(f"{folder}/{name}")
-    if filesystem.get_file_info(f"{folder}/{RAY_TRAIN_LIST}").type == pyarrow.fs.FileType.File:
-        filesystem.delete_file(f"{folder}/{RAY_TRAIN_LIST}")
-    with tempfile.TemporaryDirectory(prefix="raygan-") as copy:
-        pyarrow.fs.copy_files(f"{path}/{donor}", copy, source_filesystem=filesystem)
-        images_seen = checkpoint.verify(Path(copy))
-        (Path(copy) / PENDING).write_text("[]")  # records that wait belong to the donor's run
-        checkpoint.seal(Path(copy), (STATE, PENDING), images_seen)
-        upload(filesystem, Path(copy), f"{folder}/{donor.rpartition('/')[2]}")
-    _note_adopted(filesystem, folder, {**begun, "complete": True})
-
-
-def adopted(storage_path: str, run_id: str) -> dict[str, Any] | None:
-    """What `adopt` has noted of the run: `donor`, `point` and `complete`; None where it has taken over nothing."""
-    filesystem, path = _filesystem(storage_path)
-    place = f"{path}/{run_id}/{ADOPTED}"
-    if filesystem.get_file_info(place).type != pyarrow.fs.FileType.File:
-        return None
-    with filesystem.open_input_stream(place) as file:
-        return _checked_note(file.read(LARGEST_NOTE), place)
-
-
-def _checked_note(content: bytes, place: str) -> dict[str, Any]:
-    """What ADOPTED holds: whoever can write to the storage must not choose what is copied, or deleted, elsewhere.
-
-    Raises:
-        ValueError: it is not what `adopt` writes.
-    """
-    try:
-        note: dict[str, Any] = json.loads(content)
-        fine = note.keys() == {"donor", "point", "complete"} and DONOR.fullmatch(note["donor"]) and isinstance(note["point"], dict)
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        fine = None
-    if not fine:
-        raise ValueError(f"{place} is damaged: it names no checkpoint as <run id>/<name>; delete it, and the run goes on from its own")
-    return note
-
-
-def _note_adopted(filesystem: Any, folder: str, note: dict[str, Any]) -> None:
-    with filesystem.open_output_stream(f"{folder}/{ADOPTED}.new") as file:
-        file.write(json.dumps(note).encode())
-    filesystem.move(f"{folder}/{ADOPTED}.new", f"{folder}/{ADOPTED}")
 
 
 def upload(filesystem: Any, source: Path, folder: str) -> None:

@@ -27,7 +27,7 @@ from pipelines.results import SPENT
 from pipelines.session import Job, Orders, Outcome
 from pipelines.shelf import Shelf
 from pipelines.signals import Asked
-from pipelines.sweeps import ledger
+from pipelines.sweeps import adoption, ledger
 from pipelines.sweeps import space as spaces
 from pipelines.sweeps.ledger import Identity
 from pipelines.sweeps.schedulers import CLOCK, GOODNESS, OBJECTIVE, WORST
@@ -148,14 +148,14 @@ def _reach(told: Told) -> Tracker:
 
 def _take_over(place: str, run_id: str, identity: Identity) -> Identity:
     """Where Tune wants the trial to go on from another's weights, make that checkpoint its own; returns it as it is from here on."""
-    storage.finish_adoption(place, run_id)
+    adoption.finish_adoption(place, run_id)
     pointer = tune.get_checkpoint()
     if pointer is not None:
         with pointer.as_directory() as folder:
             found = json.loads((Path(folder) / POINTER).read_text())
         if found[RUN_ID] != run_id:
-            storage.adopt(place, run_id, found[DONOR], identity.point)
-    taken = storage.adopted(place, run_id)
+            adoption.adopt(place, run_id, found[DONOR], identity.point)
+    taken = adoption.adopted(place, run_id)
     return identity if taken is None else identity._replace(point=taken["point"], donor=taken["donor"])
 
 

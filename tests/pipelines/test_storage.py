@@ -8,61 +8,12 @@ import time
 
 import pyarrow.fs
 import pytest
-from fsspec.implementations.dirfs import DirFileSystem
-from fsspec.implementations.local import LocalFileSystem
 
 from gan_core import checkpoint
 from gan_core.checkpoint import DamagedError
 from pipelines import storage
-from pipelines.shelf import Shelf, StorageError
-
-PENDING = storage.PENDING
-
-
-def write(folder, text, images_seen=0):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / PENDING).write_text("[]")
-    (folder / "samples.png").write_text("a picture")
-    checkpoint.save({"images_seen": images_seen, "config": {}, "text": text}, folder, beside=(PENDING,))
-    return folder
-
-
-def text_of(folder):
-    return checkpoint.load(folder)["text"]
-
-
-def names(path):
-    return sorted(entry.name for entry in path.iterdir())
-
-
-def shelf(folder, *, keep=2, timeout_seconds=0.0, filesystem=None, said=None):
-    place = storage.Place(filesystem or pyarrow.fs.LocalFileSystem(), str(folder))
-    return Shelf(place, keep=keep, timeout_seconds=timeout_seconds, say=(said if said is not None else []).append)
-
-
-def saved(shelf, step, *, prefix=storage.PREFIX, best_at=None):
-    shelf.save(storage.checkpoint_name(step, prefix), lambda folder: write(folder, str(step), step) and None, best_at=best_at)
-
-
-def newest_text(shelf):
-    with shelf.newest() as found:
-        return found.folder and text_of(found.folder)
-
-
-class Flaky(pyarrow.fs.FSSpecHandler):
-    """An object store of a sort: a folder of this machine, whose next `failures` writes fail, each in the middle of a file."""
-
-    def __init__(self, root):
-        super().__init__(DirFileSystem(str(root), LocalFileSystem(auto_mkdir=False)))
-        self.failures = 0
-
-    def open_output_stream(self, path, metadata):
-        if self.failures:
-            self.failures -= 1
-            with self.fs.open(path, "wb") as file:
-                file.write(b"half")
-            raise OSError(5, "503 SlowDown")
-        return super().open_output_stream(path, metadata)
+from pipelines.shelf import StorageError
+from tests.pipelines.checkpoints import Flaky, damage, names, newest_text, saved, shelf, text_of, write
 
 
 @pytest.fixture(params=["folder", "object store"])
@@ -93,21 +44,6 @@ def test_an_interim_checkpoint_is_kept_while_it_is_the_newest_and_pushes_no_sche
     assert newest_text(shelf) == "230"
     saved(shelf, 300)
     assert names(folder) == ["checkpoint_000000000200", "checkpoint_000000000300"]
-
-
-def damage(folder, how):
-    if how == "note missing":
-        (folder / checkpoint.SUMS).unlink()
-    elif how == "file missing":
-        (folder / PENDING).unlink()
-    elif how == "cut":
-        content = (folder / checkpoint.STATE).read_bytes()
-        (folder / checkpoint.STATE).write_bytes(content[: len(content) // 2])
-    else:
-        path = folder / {"state": checkpoint.STATE, "records": PENDING, "note": checkpoint.SUMS}[how]
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 4
-        path.write_bytes(content)
 
 
 @pytest.mark.parametrize("how", ["state", "records", "note", "cut", "file missing", "note missing"])
@@ -297,48 +233,3 @@ def test_a_list_of_ray_train_goes_where_it_is_not_needed_or_names_what_is_gone(t
     assert not settled("{", needed=True)
     storage.settle_ray_list(place, needed=True)
     assert storage.ray_list(place) == set()
-
-
-@pytest.fixture
-def place(tmp_path):
-    """A run with checkpoints of its own and Ray Train's list of them, and a donor."""
-    write(tmp_path / "mine" / "checkpoint_000000000300", "mine")
-    (tmp_path / "mine" / storage.RAY_TRAIN_LIST).write_text("[]")
-    write(tmp_path / "donor" / "checkpoint_000000000200", "donor's")
-    return tmp_path
-
-
-def latest_text(place):
-    with storage.latest(str(place), "mine") as folder:
-        return text_of(folder)
-
-
-DONOR, POINT = "donor/checkpoint_000000000200", {"step_ratio": "2:1"}
-
-
-def test_anothers_checkpoint_becomes_the_only_one(place):
-    storage.adopt(str(place), "mine", DONOR, POINT)
-    assert names(place / "mine") == [storage.ADOPTED, "checkpoint_000000000200"]
-    assert latest_text(place) == "donor's"
-
-
-def test_taking_over_again_does_not_undo_what_was_trained_since(place):
-    storage.adopt(str(place), "mine", DONOR, POINT)
-    write(place / "mine" / "checkpoint_000000000400", "later")
-    storage.adopt(str(place), "mine", DONOR, POINT)
-    assert latest_text(place) == "later"
-
-
-def test_taking_over_that_was_cut_off_is_finished(place):
-    (place / "mine" / storage.ADOPTED).write_text(json.dumps({"donor": DONOR, "point": POINT, "complete": False}))
-    storage.finish_adoption(str(place), "mine")
-    assert names(place / "mine") == [storage.ADOPTED, "checkpoint_000000000200"]
-    storage.finish_adoption(str(place), "mine")
-    storage.finish_adoption(str(place), "nobody")
-    assert names(place) == ["donor", "mine"]
-
-
-def test_a_donor_that_is_gone_is_an_error_and_nothing_is_lost(place):
-    with pytest.raises(ValueError, match=r"checkpoint donor/checkpoint_000000000900 is gone"):
-        storage.adopt(str(place), "mine", "donor/checkpoint_000000000900", POINT)
-    assert latest_text(place) == "mine"

@@ -17,6 +17,7 @@ import torch
 
 from gan_core import checkpoint
 from pipelines import cli, storage
+from pipelines.sweeps import adoption
 from tests.pipelines.command import write_config
 from tests.support import noise_images
 
@@ -158,10 +159,10 @@ def test_a_note_of_an_adopted_checkpoint_cannot_lead_elsewhere(tmp_path, donor):
     for place in ("runs/mine/checkpoint_000000000001", "elsewhere/checkpoint_000000000001"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / checkpoint.SUMS).write_text("{}")
-    (tmp_path / "runs/mine" / storage.ADOPTED).write_text(json.dumps({"donor": donor, "point": {}, "complete": False}))
+    (tmp_path / "runs/mine" / adoption.ADOPTED).write_text(json.dumps({"donor": donor, "point": {}, "complete": False}))
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match="is damaged: it names no checkpoint"):
-        storage.finish_adoption(str(tmp_path / "runs"), "mine")
+        adoption.finish_adoption(str(tmp_path / "runs"), "mine")
     assert sorted(tmp_path.rglob("*")) == before
 
 

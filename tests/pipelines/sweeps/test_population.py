@@ -11,6 +11,7 @@ from gan_core.config import GanConfig
 from gan_core.overrides import merge, validate
 from pipelines import storage
 from pipelines.config import JobConfig
+from pipelines.sweeps.adoption import ADOPTED
 from tests.gan_core.test_trainer import same
 from tests.pipelines.command import write_config
 from tests.pipelines.sweeps.runs import sweep
@@ -34,7 +35,7 @@ def exploited(found):
     """Rows of trials that took over another's weights last, each with the donor's row and the images it had seen by then."""
     taken = []
     for row in found.rows:
-        note = found.folder / "runs" / row.run_id / storage.ADOPTED
+        note = found.folder / "runs" / row.run_id / ADOPTED
         if note.is_file():
             told = json.loads(note.read_text())
             assert told["complete"]
