@@ -11,16 +11,14 @@ from jaxtyping import UInt8
 
 from gan_core import diagnostics, distributed, evaluation, sampling
 from gan_core import micro_batch as memory
-from gan_core.building import Parts, build, build_ratio, build_thresholds
-from gan_core.checkpoint import load_moments
-from gan_core.config import FREE_ON_RESUME, GanConfig
+from gan_core.building import Parts, build
+from gan_core.config import GanConfig
 from gan_core.datatypes import Batch
 from gan_core.evaluation import EvaluationError
-from gan_core.history import DivergenceError, History, require_finite
+from gan_core.history import DivergenceError, require_finite
 from gan_core.judge import Scores
 from gan_core.micro_batch import OutOfMemoryError
-from gan_core.overrides import differences_that_matter, flatten, unflatten, validate
-from gan_core.provenance import Provenance, require_same
+from gan_core.state import fresh, gathered, progress, restore
 from gan_core.steps import discriminator_step, generator_step
 from gan_core.supply import Supply
 from gan_core.wishes import Lookout, Wish
@@ -76,27 +74,18 @@ class Trainer:
         self.parts: Parts = parts
         self.objective, self._sign = evaluation.objective(config, parts.dataset)
         self.judge = evaluation.build_judge(config, parts.dataset, parts.train, parts.held_out, parts.device) if evaluates else None
-        self.ratio = build_ratio(config)
-        self.alarms = diagnostics.Alarms(build_thresholds(config))
-        self.d_steps = 0
-        self.g_steps = 0
-        self.images_seen = 0
-        self.device_seconds = 0.0
-        self.first_scores: dict[str, float] = {}
-        self.last_scores: dict[str, float] = {}
-        self.best: dict[str, float] = {}
+        self.state = fresh(config)
         self.stopped = False
-        self._reported_at: int | None = None
-        self._window_seconds = 0.0
-        self._last_good: int | None = None
-        self._provenance: dict[str, Any] | None = None
-        self._history = History()
-        self._collected: list[dict[str, Any]] = []
 
     @property
     def supply(self) -> Supply:
         """What the steps are fed with."""
         return Supply(self.config, self.parts)
+
+    @property
+    def images_seen(self) -> int:
+        """The clock."""
+        return self.state.images_seen
 
     @property
     def done(self) -> bool:
@@ -138,14 +127,14 @@ class Trainer:
         lookout = None if wish is None else Lookout(wish, self.parts.device)
         self.stopped = False
         with torch.random.fork_rng(devices=[self.parts.device] if self.parts.device.type == "cuda" else []):
-            if self._reported_at is None:
+            if self.state.reported_at is None:
                 self._report(report, previous=-1)
-            while not (self.done and self._reported_at == self.images_seen):
-                wished = self._train_until_due(self._reported_at or 0, lookout)
+            while not (self.done and self.state.reported_at == self.images_seen):
+                wished = self._train_until_due(self.state.reported_at or 0, lookout)
                 if wished == Wish.NONE:
-                    self._report(report, self._reported_at or 0, self._window_seconds)
+                    self._report(report, self.state.reported_at or 0, self.state.window_seconds)
                     wished = Wish.NONE if lookout is None else lookout.look()
-                if wished != Wish.NONE and self.images_seen not in (0, self._last_good):
+                if wished != Wish.NONE and self.images_seen not in (0, self.state.last_good):
                     self._save_between(report)
                 if wished == Wish.STOP and not self.done:
                     self.stopped = True
@@ -161,38 +150,13 @@ class Trainer:
         if self.parts.device.type == "cuda":
             torch.cuda.synchronize(self.parts.device)
         seconds = time.perf_counter() - started
-        self._window_seconds += seconds
-        self.device_seconds += seconds * distributed.world_size()
+        self.state.window_seconds += seconds
+        self.state.device_seconds += seconds * distributed.world_size()
         return wished
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a run needs to continue bit for bit: there is no random state, only counters."""
-        parts = self.parts
-        return {
-            "config": flatten(self.config),
-            "content_hash": parts.dataset.content_hash,
-            "d_steps": self.d_steps,
-            "g_steps": self.g_steps,
-            "images_seen": self.images_seen,
-            "device_seconds": self.device_seconds,
-            "reported_at": self._reported_at,
-            "window_seconds": self._window_seconds,
-            "collected": self._collected,
-            "first_scores": self.first_scores,
-            "last_scores": self.last_scores,
-            "best": self.best,
-            "provenance": self._provenance,
-            "ratio": self.ratio.state_dict(),
-            "alarms": self.alarms.state_dict(),
-            "anchors": parts.game.anchors,
-            "augmenter": None if parts.game.augmenter is None else parts.game.augmenter.state_dict(),
-            "path_length": None if parts.game.path is None else parts.game.path.mean,
-            "generator": parts.g.network.state_dict(),
-            "discriminator": parts.d.network.state_dict(),
-            "g_ema": parts.g_ema.network.state_dict(),
-            "generator_optimizer": parts.g.optimizer.state_dict(),
-            "discriminator_optimizer": parts.d.optimizer.state_dict(),
-        }
+        """Everything that a run needs to continue bit for bit."""
+        return gathered(self.state, self.config, self.parts)
 
     def load_state_dict(self, state: Mapping[str, Any], *, perturbed: Iterable[str] = ()) -> None:
         """Continue from `state`, which a run of the same config on the same data has made.
@@ -204,52 +168,13 @@ class Trainer:
             ValueError: the config differs in a key that changes what is computed; or the data's content, or how scores are made; or it is
                 no state of such a run. A trainer that refused a state is of no use any more.
         """
-        try:
-            self._load(state, tuple(perturbed))
-        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-            raise ValueError(f"the checkpoint holds no state of this run: {type(error).__name__}: {error}") from None
-
-    def _load(self, state: Mapping[str, Any], perturbed: tuple[str, ...]) -> None:
-        mine = flatten(self.config)
-        theirs = flatten(validate(unflatten(state["config"]), GanConfig))  # what a former version did not know has its default
-        changed = differences_that_matter(theirs, mine, (*FREE_ON_RESUME, *perturbed))
-        if changed:
-            raise ValueError("the checkpoint was made with another config; differing keys:\n  " + "\n  ".join(changed))
-        if state["content_hash"] != self.parts.dataset.content_hash:
-            raise ValueError(
-                f"the checkpoint was made with other data: content hash {state['content_hash'][:12]}, "
-                f"now {self.parts.dataset.content_hash[:12]} from {self.parts.dataset.source}"
-            )
-        if self.judge is not None and state["provenance"] is not None:
-            before, now = Provenance.from_dict(state["provenance"]), self.judge.provenance(self.config.evaluation.fake_count)
-            require_same(before, now, "the checkpoint's scores")
-        parts = self.parts
-        self._provenance = state["provenance"]
-        for name in ("d_steps", "g_steps", "images_seen", "device_seconds", "first_scores", "last_scores", "best"):
-            setattr(self, name, state[name])
-        if "step_ratio" not in perturbed or theirs["step_ratio"] == mine["step_ratio"]:
-            self.ratio.load_state_dict(state["ratio"])
-        self.alarms.load_state_dict(state["alarms"])
-        if parts.game.anchors is not None:
-            parts.game.anchors.copy_(state["anchors"])
-        if parts.game.augmenter is not None and "augment.probability" not in perturbed:
-            parts.game.augmenter.load_state_dict(state["augmenter"])
-        if parts.game.path is not None:
-            parts.game.path.mean.copy_(state["path_length"])
-        parts.g.network.load_state_dict(state["generator"])
-        parts.d.network.load_state_dict(state["discriminator"])
-        parts.g_ema.network.load_state_dict(state["g_ema"])
-        load_moments(parts.g.optimizer, state["generator_optimizer"])
-        load_moments(parts.d.optimizer, state["discriminator_optimizer"])
-        # A former version saved at reports only, when nothing was collected.
-        self._reported_at, self._window_seconds = state.get("reported_at", self.images_seen or None), state.get("window_seconds", 0.0)
-        self._history.load_state_dict(state.get("collected", ()))
-        self._last_good = self.images_seen
+        provenance = None if self.judge is None else self.judge.provenance(self.config.evaluation.fake_count)
+        restore(self.state, state, self.config, self.parts, provenance=provenance, perturbed=tuple(perturbed))
 
     def _round(self) -> None:
         """One round of the game: d discriminator steps, g generator steps, one move of the average."""
         began = self.images_seen
-        ratio = self.ratio.current(began)
+        ratio = self.state.ratio.current(began)
         try:
             for _ in range(ratio.d):
                 self.step_discriminator()
@@ -260,34 +185,34 @@ class Trainer:
                 raise OutOfMemoryError(str(error).partition("\n")[0]) from None
             raise
         self.parts.g_ema.update(images=ratio.d * self.config.batch_size, images_seen=self.images_seen)
-        self.ratio.adjust(self.images_seen, began)
+        self.state.ratio.adjust(self.images_seen, began)
 
     def step_discriminator(self) -> None:
         """One optimizer step of the discriminator on the next batch; moves the clock."""
-        parts = self.parts
+        parts, state = self.parts, self.state
         if parts.draws_noise:
-            sampling.seed_layers(self.config.seed, "d", self.d_steps, parts.device)
-        real = self.supply.real("d", self.d_steps)
-        latents = Batch(self.supply.z("d", self.d_steps), real.labels)  # so that a pair is of one class
-        draws = self.supply.penalty_draws(self.d_steps)
-        stats = discriminator_step(parts.d, parts.g, real, latents, parts.game, step=self.d_steps, draws=draws)
-        self.d_steps += 1
-        self.images_seen += self.config.batch_size
-        self.ratio.observe(stats)
-        self._history.add(stats, self.d_steps)
+            sampling.seed_layers(self.config.seed, "d", state.d_steps, parts.device)
+        real = self.supply.real("d", state.d_steps)
+        latents = Batch(self.supply.z("d", state.d_steps), real.labels)  # so that a pair is of one class
+        draws = self.supply.penalty_draws(state.d_steps)
+        stats = discriminator_step(parts.d, parts.g, real, latents, parts.game, step=state.d_steps, draws=draws)
+        state.d_steps += 1
+        state.images_seen += self.config.batch_size
+        state.ratio.observe(stats)
+        state.history.add(stats, state.d_steps)
 
     def step_generator(self) -> None:
         """One optimizer step of the generator."""
-        parts = self.parts
+        parts, state = self.parts, self.state
         if parts.draws_noise:
-            sampling.seed_layers(self.config.seed, "g", self.g_steps, parts.device)
-        paired = self.supply.real("g", self.g_steps) if parts.game.loss.generator_reads_real else None
-        latents = self.supply.latents(self.g_steps)
+            sampling.seed_layers(self.config.seed, "g", state.g_steps, parts.device)
+        paired = self.supply.real("g", state.g_steps) if parts.game.loss.generator_reads_real else None
+        latents = self.supply.latents(state.g_steps)
         if paired is not None:
             latents = latents._replace(labels=paired.labels)  # a pair is of one class here too
-        stats = generator_step(parts.g, parts.d, paired, latents, parts.game, step=self.g_steps)
-        self.g_steps += 1
-        self._history.add(stats, self.g_steps)
+        stats = generator_step(parts.g, parts.d, paired, latents, parts.game, step=state.g_steps)
+        state.g_steps += 1
+        state.history.add(stats, state.g_steps)
 
     def _due(self, every_kimg: float, previous: int) -> bool:
         """Whether the clock has passed a multiple of `every_kimg` since `previous`; a function of counters, so resuming is exact."""
@@ -300,40 +225,31 @@ class Trainer:
 
     def _report(self, report: Callable[[Report], None], previous: int, seconds: float | None = None) -> None:
         """`seconds` of training since `previous`, None before the first step."""
-        when = self.config.schedule
-        metrics = self._history.read(self._last_good)
-        self._reported_at, self._window_seconds = self.images_seen, 0.0
+        when, state = self.config.schedule, self.state
+        metrics = state.history.read(state.last_good)
+        state.reported_at, state.window_seconds = self.images_seen, 0.0
         if self._due(when.report_kimg, previous):
             if self.config.diagnostics.enabled:
                 started = time.perf_counter()
                 metrics.update(self._diagnose())
                 if seconds is not None:
                     metrics["progress/diagnostics_share"] = (time.perf_counter() - started) / seconds
-            self.alarms.look(metrics)
-        metrics.update({f"alarm/{name}": float(name in self.alarms.ringing) for name in self.alarms.NAMES})
-        ratio = self.ratio.current(self.images_seen)
-        metrics["progress/ratio_d"], metrics["progress/ratio_g"] = float(ratio.d), float(ratio.g)
-        if self.ratio.advantage is not None:
-            metrics["d/advantage"] = self.ratio.advantage
+            state.alarms.look(metrics)
+        metrics.update(progress(state, self.parts))
         if seconds is not None:
             metrics["progress/images_per_second"] = (self.images_seen - previous) / seconds
-        if self.parts.game.augmenter is not None:
-            metrics.update(self.parts.game.augmenter.metrics())
-        metrics["progress/d_steps"] = float(self.d_steps)
-        metrics["progress/g_steps"] = float(self.g_steps)
-        metrics["progress/device_seconds"] = self.device_seconds
         checkpoint_due = self._due(when.checkpoint_kimg, previous) and self.images_seen > 0
         scores = self._evaluate() if checkpoint_due or self._due(when.evaluate_kimg, previous) else None
         metrics.update(scores.values if scores else {})
         is_best = checkpoint_due and self._is_best(metrics)
         picture = evaluation.picture(self.parts, self.config) if self._due(when.sample_kimg, previous) else None
         if checkpoint_due:
-            self.ratio.share()
+            state.ratio.share()
             self._ready_to_save()
         if is_best:
-            self.best = {self.objective: metrics[self.objective], "images_seen": float(self.images_seen)}
-        state = self.state_dict if checkpoint_due else None
-        report(Report(self.images_seen, metrics, picture, state, is_best, self.done, dict(self.alarms.ringing), scores))
+            state.best = {self.objective: metrics[self.objective], "images_seen": float(self.images_seen)}
+        saved = self.state_dict if checkpoint_due else None
+        report(Report(self.images_seen, metrics, picture, saved, is_best, self.done, dict(state.alarms.ringing), scores))
         if scores is not None:
             evaluation.require_objective(scores, self.config)
 
@@ -345,31 +261,31 @@ class Trainer:
     def _ready_to_save(self) -> None:
         """Check weights, and gather what one rank alone does not know. All ranks call it together before one calls `state_dict`."""
         for player, name in ((self.parts.g, "generator"), (self.parts.d, "discriminator")):
-            require_finite(player.parameters, name, self._last_good)
+            require_finite(player.parameters, name, self.state.last_good)
             distributed.require_equal_replicas(player.network, name)
-        self._collected = self._history.state_dict(self._last_good)
-        self.ratio.note()
-        self._last_good = self.images_seen
+        self.state.collected = self.state.history.state_dict(self.state.last_good)
+        self.state.ratio.note()
+        self.state.last_good = self.images_seen
 
     def _evaluate(self) -> Scores | None:
         """Scores of the averaged generator as it is now."""
         if self.judge is None:
             return None
         scores = evaluation.score(self.judge, self.parts, self.config)
-        self.last_scores, self._provenance = scores.values, scores.provenance.as_dict()
-        self.first_scores = self.first_scores or self.last_scores
+        self.state.last_scores, self.state.provenance = scores.values, scores.provenance.as_dict()
+        self.state.first_scores = self.state.first_scores or self.state.last_scores
         return scores
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
         """Whether the objective was measured, and is as good as the best so far."""
         if self.objective not in metrics:
             return False
-        return self._sign * metrics[self.objective] <= self._sign * self.best.get(self.objective, self._sign * math.inf)
+        return self._sign * metrics[self.objective] <= self._sign * self.state.best.get(self.objective, self._sign * math.inf)
 
     def _diagnose(self) -> dict[str, float]:
         """Diagnostics on a few images drawn for this moment of the clock."""
         config, parts = self.config, self.parts
         if parts.draws_noise:
-            sampling.seed_layers(config.seed, "diagnose", self.d_steps, parts.device)
-        train, held_out, latents = self.supply.to_diagnose(self.d_steps)
+            sampling.seed_layers(config.seed, "diagnose", self.state.d_steps, parts.device)
+        train, held_out, latents = self.supply.to_diagnose(self.state.d_steps)
         return diagnostics.measure(parts.d, parts.g, parts.game, train=train, held_out=held_out, latents=latents)

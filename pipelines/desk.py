@@ -54,7 +54,7 @@ class Desk:
 
     def begin(self, trainer: Trainer) -> None:
         """Before the trainer runs: what it was doing when its state was saved, and with how much memory it has to do."""
-        self.ringing = frozenset(trainer.alarms.ringing)
+        self.ringing = frozenset(trainer.state.alarms.ringing)
         self.course.tell_micro_batch(trainer, self.tell)
 
     def note_damaged(self, damaged: dict[str, str]) -> None:
@@ -128,7 +128,7 @@ class Desk:
     def ask_again(self, trainer: Trainer) -> None:
         """Of a run that goes on from a checkpoint: who compares it may not have heard of that evaluation before a process died."""
         if "orders" in self.job and trainer.images_seen > 0 and not trainer.done:
-            metrics = {**trainer.last_scores, "progress/device_seconds": trainer.device_seconds}
+            metrics = {**trainer.state.last_scores, "progress/device_seconds": trainer.state.device_seconds}
             if not self.session.may_go_on(Report(trainer.images_seen, metrics, None, None, is_best=False, done=False)):
                 raise NoMoreError
 

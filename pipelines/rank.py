@@ -174,7 +174,7 @@ class RaySession:
 
         def clock() -> tuple[int, int]:
             now = seen()
-            return (0, 0) if now is None else (now.images_seen, now.d_steps + now.g_steps)
+            return (0, 0) if now is None else (now.images_seen, now.state.d_steps + now.state.g_steps)
 
         self._pulse.follow(clock)
 

@@ -60,7 +60,7 @@ def run(job: Job, session: Session) -> Outcome:
         if ending is None:
             desk.begin(trainer)
             desk.note_damaged(resumed.damaged)
-            if not spent(orders, trainer.device_seconds, session):
+            if not spent(orders, trainer.state.device_seconds, session):
                 desk.ask_again(trainer)
             else:
                 ending = _Ending(stopped=True)
@@ -85,12 +85,12 @@ def run(job: Job, session: Session) -> Outcome:
     undelivered = desk.close(min(patience, LAST_DELIVERY_SECONDS) if trainer.stopped else patience)
     return Outcome(
         images_seen=trainer.images_seen,
-        d_steps=trainer.d_steps,
-        g_steps=trainer.g_steps,
-        device_seconds=trainer.device_seconds,
-        first_scores=trainer.first_scores,
-        last_scores=trainer.last_scores,
-        best=trainer.best,
+        d_steps=trainer.state.d_steps,
+        g_steps=trainer.state.g_steps,
+        device_seconds=trainer.state.device_seconds,
+        first_scores=trainer.state.first_scores,
+        last_scores=trainer.state.last_scores,
+        best=trainer.state.best,
         peak_memory_bytes=peaks,
         entered_at=entered_at,
         built_at=built_at,

@@ -90,10 +90,10 @@ def run(data, game, seeds, iterations, batch_size, overrides):
     z = torch.randn(POINTS, trainer.config.network.z_dim, generator=torch.Generator().manual_seed(2**32))
     quarters = []
     for quarter in range(1, 5):
-        while trainer.g_steps < iterations * quarter // 4:
+        while trainer.state.g_steps < iterations * quarter // 4:
             trainer._round()
-            if trainer.g_steps % READ_EVERY == 0:
-                trainer._history.read(None)  # stops a game that diverges, and keeps the memory small
+            if trainer.state.g_steps % READ_EVERY == 0:
+                trainer.state.history.read(None)  # stops a game that diverges, and keeps the memory small
         with torch.no_grad():
             points = trainer.parts.g_ema.network(z)
         each = [mode_coverage.evaluate(points[:, 2 * seed : 2 * seed + 2], trainer.parts.dataset.mixture) for seed in range(seeds)]

@@ -90,7 +90,7 @@ def run(name, given, folder):
     Image.fromarray(evaluation.picture(parts, settings)).save(folder / f"{given.title}_{name}.png", optimize=True)
     sizes = [sum(parameter.numel() for parameter in player.parameters) for player in (parts.g, parts.d)]
     agreement = label_agreement(trainer) if given.conditional else None
-    return settings, rows, sizes, trainer.device_seconds, time.process_time() - started, agreement
+    return settings, rows, sizes, trainer.state.device_seconds, time.process_time() - started, agreement
 
 
 @torch.no_grad()

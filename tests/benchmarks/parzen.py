@@ -143,7 +143,7 @@ def run(config, validation, test, picture):
 
     trainer.run(look)
     seconds = time.process_time() - started - watching
-    print(f"trained {config.total_kimg:g} kimg, {trainer.g_steps} generator steps, in {seconds:.0f} CPU seconds", flush=True)
+    print(f"trained {config.total_kimg:g} kimg, {trainer.state.g_steps} generator steps, in {seconds:.0f} CPU seconds", flush=True)
     for name, network in players.items():
         samples = draw(network, config, "parzen")
         score(name, samples, validation, test)

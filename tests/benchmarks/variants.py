@@ -51,8 +51,8 @@ def main():
         cells = [
             variant,
             trainer.config.step_ratio,
-            trainer.d_steps,
-            trainer.g_steps,
+            trainer.state.d_steps,
+            trainer.state.g_steps,
             f"{first['quality/kid_pixels']:.3f}",
             *(f"{last.metrics[key]:.4f}" if key == "quality/kid_pixels" else f"{last.metrics[key]:.2f}" for key in READ),
             ", ".join(last.alarms) or "-",

@@ -15,7 +15,7 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     again.load_state_dict(checkpoint.load(tmp_path))
     for mine, theirs in zip(again.parts.g.parameters, trainer.parts.g.parameters, strict=True):
         assert torch.equal(mine, theirs)
-    assert again.last_scores == trainer.last_scores
+    assert again.state.last_scores == trainer.state.last_scores
 
 
 def test_a_flipped_bit_and_a_cut_file_are_found(tmp_path):

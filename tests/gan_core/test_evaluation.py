@@ -37,17 +37,17 @@ def test_every_metric_that_is_asked_for_is_in_each_evaluation():
             "metrics_version": 2,
         }
     assert trainer.objective == "quality/score"
-    assert trainer.best == {"quality/score": last.metrics["quality/score"], "images_seen": 160.0}
+    assert trainer.state.best == {"quality/score": last.metrics["quality/score"], "images_seen": 160.0}
 
 
 def test_the_best_is_the_largest_where_larger_is_better():
     trainer = tiny_trainer(**RANDOM, evaluation__metrics=["score"])
-    trainer.best = {"quality/score": 0.5}
+    trainer.state.best = {"quality/score": 0.5}
     assert trainer._is_best({"quality/score": 0.6})
     assert not trainer._is_best({"quality/score": 0.4})
     assert not trainer._is_best({})
     trainer = tiny_trainer()
-    trainer.best = {"quality/kid_pixels": 0.5}
+    trainer.state.best = {"quality/kid_pixels": 0.5}
     assert trainer._is_best({"quality/kid_pixels": 0.4})
     assert not trainer._is_best({"quality/kid_pixels": 0.6})
 

@@ -29,7 +29,7 @@ def test_a_clipped_gradient_has_the_norm_asked_for_and_the_report_has_the_norm_b
     norm = torch.stack([p.grad.norm() for p in clipped.parts.d.parameters]).norm()
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
     before = torch.stack([p.grad.norm() for p in free.parts.d.parameters]).norm().item()
-    reported = clipped._history.read(None)["d/gradient_norm"]
+    reported = clipped.state.history.read(None)["d/gradient_norm"]
     assert reported == pytest.approx(before, rel=1e-10)
 
 

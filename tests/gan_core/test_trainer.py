@@ -84,7 +84,7 @@ def test_every_report_has_the_numbers_of_both_players():
 def test_the_budget_counts_real_images_and_the_ratio_divides_the_steps(ratio, d_steps, g_steps):
     trainer = tiny_trainer(step_ratio=ratio)
     run(trainer)
-    assert (trainer.d_steps, trainer.g_steps, trainer.images_seen) == (d_steps, g_steps, d_steps * 16)
+    assert (trainer.state.d_steps, trainer.state.g_steps, trainer.images_seen) == (d_steps, g_steps, d_steps * 16)
 
 
 def test_a_report_means_over_the_steps_since_the_last_one():
@@ -144,7 +144,7 @@ def test_the_first_bad_value_is_named_whichever_player_it_is_of():
 
     def poisoned():
         step()
-        if trainer.g_steps == 12:  # the generator's next step is the first to see it: D's fakes of step 13 come before
+        if trainer.state.g_steps == 12:  # the generator's next step is the first to see it: D's fakes of step 13 come before
             trainer.parts.g.parameters[0].data.fill_(torch.nan)
 
     trainer._round = poisoned
@@ -229,8 +229,8 @@ def test_perturbed_settings_hold_from_here_on_with_the_weights_and_moments_of_th
         assert same(mine[key]["state"], state[key]["state"]), key
     assert mine["generator_optimizer"]["param_groups"][0]["lr"] == 5e-5
     assert mine["discriminator_optimizer"]["param_groups"][0]["lr"] == state["discriminator_optimizer"]["param_groups"][0]["lr"]
-    assert (heir.ratio.current(heir.images_seen).d, heir.images_seen) == (2, 160)
+    assert (heir.state.ratio.current(heir.images_seen).d, heir.images_seen) == (2, 160)
     reports = []
     heir.run(reports.append)
     assert reports[-1].metrics["d/penalty/r1"] > 0.0
-    assert (heir.images_seen, heir.g_steps) == (320, 10 + 5)
+    assert (heir.images_seen, heir.state.g_steps) == (320, 10 + 5)
