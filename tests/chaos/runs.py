@@ -186,5 +186,5 @@ def words(stage: str, run: Run, uri: str) -> tuple[str, ...]:
     config = write_config(run.folder, uri, str(run.storage), workers=1 if stage == "sweep" else 2)
     if stage == "sweep":
         return ("sweep", config, *SPACE)
-    more = {"scored beside": ("ray.asynchronous_evaluation=true",), "training float64": ("precision=float64",)}
+    more = {"scored beside": ("ray.asynchronous_evaluation=true", "ray.evaluation_cpus=0"), "training float64": ("precision=float64",)}
     return ("train", config, *more.get(stage, ()))
