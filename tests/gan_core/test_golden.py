@@ -33,8 +33,8 @@ CASES = {
         "data__name": "parquet",
     },
 }
-# Some of their numbers are made in float32, whose last bits depend on the processor: the noise of StyleGAN2's layers (log, cos), and the first
-# power iterations of spectral norm. Two processors were 1.5e-8 apart.
+# Some of their numbers are made in float32, whose last bits depend on the processor: the noise of StyleGAN2's layers (log, cos), and the
+# first power iterations of spectral norm. Two processors were 1.5e-8 apart.
 IN_FLOAT32 = {"stylegan2, lazy r1", "sngan conditional, 32 pixels"}
 
 
