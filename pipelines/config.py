@@ -91,6 +91,11 @@ class RayConfig(Section):
                 f"ray.min_workers: given {self.min_workers}, which is more than ray.num_workers, {self.num_workers}; lower it, or raise "
                 f"ray.num_workers"
             )
+        if self.min_workers is not None and self.placement.startswith("strict"):  # Ray counts what is free, wherever it is, and then waits
+            raise ValueError(
+                f"ray.min_workers: does not go with ray.placement={self.placement}, because Ray would ask for more workers than can be "
+                f"placed so; choose {self.placement.removeprefix('strict_')}, or leave ray.min_workers out"
+            )
         return self
 
     @property

@@ -82,7 +82,7 @@ def demand(config: JobConfig, bundle: Resources) -> str:
     """What a run asks for, in words."""
     fewest, most = config.ray.fewest_workers, config.ray.num_workers
     workers = f"{fewest} to {most}" if fewest < most else f"{most}"
-    strictly = f", {config.ray.placement.replace('_', ' ')}," if config.ray.placement.startswith("strict") else ""
+    strictly = f" ({config.ray.placement.replace('_', ' ')})" if config.ray.placement.startswith("strict") else ""
     return f"{workers} worker{'s' if most > 1 else ''} of {_amounts(bundle)}{' each' if most > 1 else ''}{strictly}"
 
 

@@ -18,6 +18,7 @@ from pipelines.pulse import DONE
 
 LOOK_SECONDS, TELL_SECONDS, NOTABLE_SECONDS = 1.0, 60.0, 60.0
 START_SECONDS = 120.0  # at least, for processes that read PyTorch from a slow disk
+END_SECONDS = 60.0  # at least, until the group of a process that was ended is gone: Ray Train ends the others one by one
 FAILED_STARTS = 5  # after which a worker group that never came to training is given up
 
 
@@ -32,7 +33,7 @@ class Overseer:
         self._config, self._bundle, self._say, self._note, self._alone = config, bundle, say, note, alone
         patience = config.ray.stall_timeout_seconds
         self._notable = min(NOTABLE_SECONDS, patience / 4, config.ray.collective_timeout_seconds / 2)
-        self._group = ""
+        self._group, self._ranks = "", 0
         self._told = False
         self._ended_at: float | None = None
         self._bare_since = self._told_at = time.monotonic()
@@ -60,17 +61,9 @@ class Overseer:
 
     def _watch(self, heard: Sequence[Heard], now: float) -> None:
         if self.gathering or heard[0].beat.group != self._group:
-            if self._group and self.trouble:
-                self._say(f"a new group of {len(heard)} workers, because {self.trouble}")
-                self._note(self.trouble)
-            self._group, self._told, self._ended_at, self._starts, self.gathering, self.trouble = (
-                heard[0].beat.group,
-                False,
-                None,
-                {},
-                False,
-                "",
-            )
+            self._welcome(heard[0].beat.ranks)
+            self._group, self._told, self._ended_at, self._starts = heard[0].beat.group, False, None, {}
+            self.gathering, self.trouble = False, ""
         self._bare_since = self._told_at = now
         stall = vigil.stall(heard)
         patience = self._config.ray.stall_timeout_seconds
@@ -89,8 +82,18 @@ class Overseer:
             self._say(f"no progress within ray.stall_timeout_seconds, {patience:g}: ending {len(stall.culprits)} of {len(heard)} workers")
             for culprit in stall.culprits:
                 _end_process(culprit)
-        elif now - self._ended_at > patience:
+        elif now - self._ended_at > max(END_SECONDS, patience):
             raise RuntimeError(f"no progress for {stall.seconds:.0f} s, and no worker could be ended: {stall.sentence}")
+
+    def _welcome(self, ranks: int) -> None:
+        """Tell of a worker group that is not the first one, where something about it is news."""
+        instead = f" instead of {self._ranks}" if self._ranks not in (0, ranks) else ""
+        because = f", because {self.trouble}" if self.trouble else ""
+        if self._group and (instead or because):
+            self._say(f"a new group of {ranks} worker{'s' if ranks > 1 else ''}{instead}{because}")
+        if self._group and self.trouble:
+            self._note(self.trouble)
+        self._ranks = ranks
 
     def _wait(self, now: float) -> None:
         """There is no worker group that trains."""

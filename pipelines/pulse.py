@@ -38,10 +38,13 @@ UPLOAD = "ray/train/v2/_internal/execution/context.py:_upload_checkpoint"
 
 
 class Beat(NamedTuple):
-    """How a rank is. `group` tells one worker group from the next, `waits` is for other ranks, `place` where in our code it is."""
+    """How a rank is, one of `ranks`. `group` tells one worker group from the next, `waits` is for other ranks, `place` where in our code it
+    is.
+    """
 
     group: str
     rank: int
+    ranks: int
     node: str
     node_id: str
     pid: int
@@ -87,6 +90,7 @@ class Pulse:
 
         context = ray.get_runtime_context()
         self._board, self._rank = board, ray.train.get_context().get_world_rank()
+        self._ranks = ray.train.get_context().get_world_size()
         self._group, self._node_id = context.get_placement_group_id() or "", context.get_node_id()
         self._node, self._born = ray.util.get_node_ip_address(), psutil.Process().create_time()
         self._thread = threading.get_ident()
@@ -138,4 +142,4 @@ class Pulse:
             self._signs, self._moved_at = signs, time.monotonic()
         still = time.monotonic() - self._moved_at
         where = (self._node, self._node_id, os.getpid(), self._born)
-        return Beat(self._group, self._rank, *where, images_seen, seen.doing, seen.place, seen.waits, still)
+        return Beat(self._group, self._rank, self._ranks, *where, images_seen, seen.doing, seen.place, seen.waits, still)

@@ -66,7 +66,7 @@ def test_what_no_node_can_hold_is_refused_with_what_each_has(monkeypatch):
         "Lower ray.num_workers or ray.cpus_per_worker, or add machines"
     )
     with pytest.raises(
-        ValueError, match=r"3 workers of 1 CPU each, strict spread, do not fit.* choose ray.placement=pack, or add machines"
+        ValueError, match=r"3 workers of 1 CPU each \(strict spread\) do not fit.* choose ray.placement=pack, or add machines"
     ):
         machines.require_room(config(ray__num_workers=3, ray__placement="strict_spread"))
     machines.require_room(config(ray__num_workers=3, ray__placement="spread"))
@@ -77,6 +77,14 @@ def test_an_elastic_run_needs_room_for_its_fewest_workers_only(monkeypatch):
     machines.require_room(config(ray__num_workers=4, ray__min_workers=2))
     with pytest.raises(ValueError, match=r"3 to 4 workers of 1 CPU each do not fit.* Lower ray.min_workers or"):
         machines.require_room(config(ray__num_workers=4, ray__min_workers=3))
+
+
+@pytest.mark.parametrize("kind", ["pack", "spread"])
+def test_an_elastic_run_is_not_placed_strictly(kind):
+    """Ray counts free CPUs without asking where they are, asks for so many places, and waits for them until the time is up."""
+    assert config(ray__num_workers=4, ray__min_workers=2, ray__placement=kind).ray.fewest_workers == 2
+    with pytest.raises(ValueError, match=f"ray.min_workers: does not go with ray.placement=strict_{kind}, .* choose {kind}, or leave"):
+        config(ray__num_workers=4, ray__min_workers=2, ray__placement=f"strict_{kind}")
 
 
 def test_sizes_that_the_batch_cannot_be_divided_by_are_named(tmp_path):
@@ -158,9 +166,24 @@ def test_a_rank_that_stands_still_is_told_ended_once_and_given_up(watch):
     assert "no progress for 12 s: rank 1 (node 10.0.0.1, process 71) stands still" in watch.said[0]
     watch.look(ranks(39.7), 2)
     watch.look(ranks(42.0), 2)
+    watch.look(ranks(85.0), 43)  # the group is being taken down, by a busy machine
     assert watch.ended == [1]
     with pytest.raises(RuntimeError, match="no worker could be ended: rank 1"):
-        watch.look(ranks(85.0), 43)
+        watch.look(ranks(103.0), 18)
+
+
+def test_a_new_group_is_told_of_where_something_about_it_is_news(watch):
+    watch.groups |= {name: {"state": "CREATED"} for name in ("second", "third", "fourth")}
+    watch.look([heard(0)], 2)  # the other one has not said anything yet
+    watch.look([heard(0, group="second"), heard(1, group="second")], 2)
+    assert watch.said == []
+    watch.look([heard(0, group="third", ranks=1)], 2)
+    watch.look([heard(0, group="third", ranks=1, still=30.0)], 2)
+    watch.look([heard(0, group="fourth")], 2)
+    assert watch.said[0] == "a new group of 1 worker instead of 2"
+    assert watch.said[2].startswith("a new group of 2 workers instead of 1, because rank 0 (node 10.0.0.0, process 70) stands still")
+    assert len(watch.said) == 3
+    assert watch.noted == [watch.said[2].partition("because ")[2]] * 2
 
 
 def test_machines_that_do_not_come_are_waited_for_and_told_each_minute(watch):

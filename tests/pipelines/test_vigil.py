@@ -10,8 +10,8 @@ from pipelines.board import Heard
 from pipelines.pulse import DONE, TRAINING, Beat
 
 
-def heard(rank, *, age=0.5, still=0.0, waits=False, images=8000, doing=TRAINING, place="step (steps.py:9)"):
-    beat = Beat("group", rank, f"10.0.0.{rank}", "id", 70 + rank, 0.0, images, doing, place, waits, still)
+def heard(rank, *, group="group", ranks=2, age=0.5, still=0.0, waits=False, images=8000, doing=TRAINING, place="step (steps.py:9)"):
+    beat = Beat(group, rank, ranks, f"10.0.0.{rank}", "id", 70 + rank, 0.0, images, doing, place, waits, still)
     return Heard(beat, age)
 
 
