@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -23,6 +24,7 @@ from tests.pipelines.test_ray_run import wait_for
 
 INTERFACE = "rayeth"
 GCS_PORT = 6379
+STARTS, TOO_SLOW = 3, "timed out during startup"  # Ray gives a node 30 s, whatever else the machine has to do
 NODE_PORTS = ("--min-worker-port=20000", "--max-worker-port=29999")
 
 
@@ -145,16 +147,20 @@ class Host:
         own = [("/dev/shm", None)] if self is head else [(str(self.network.folder), None), ("/dev/shm", None)]
         path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2])}
         said = self.network.folder / f"node{self.number}.log"
-        before = [] if self is head else self.network.nodes().keys()
-        with said.open("w") as log:
-            self.ray = self.start(command, hides=[*own, *hides], environment={**path, **(environment or {})}, stdout=log, stderr=log)
 
-        def joined():
+        def joined(before):
             mine = [node for node, address in self.network.nodes().items() if address == self.address and node not in before]
             return mine or self.ray.poll() is not None
 
-        found = wait_for(joined)
-        assert self.ray.poll() is None, f"the Ray node on {self.address} ended: {said.read_text()[-3000:]}"
+        for _ in range(STARTS):
+            before = [] if self is head else list(self.network.nodes())
+            with said.open("w") as log:
+                self.ray = self.start(command, hides=[*own, *hides], environment={**path, **(environment or {})}, stdout=log, stderr=log)
+            found = wait_for(partial(joined, before))
+            if self.ray.poll() is None or TOO_SLOW not in said.read_text():
+                break
+            self.kill()
+        assert self.ray is not None and self.ray.poll() is None, f"the Ray node on {self.address} ended: {said.read_text()[-3000:]}"
         (self.node_id,) = found
 
     def kill(self):

@@ -4,6 +4,7 @@ $RAYGAN_TEST_FAULTS is JSON, any of:
     {"out_of_memory": {"above": 8, "after": 20, "rank": 1}}   forward passes of more than 8 images fail, from the 20th one of the process on
     {"nan_at": [{"d_step": 30, "times": 1, "marker": "/a/file", "rank": 1}]}   the real images of discriminator step 30 are NaN, once
     {"sleep_at": [the same]}   the rank sleeps there, for longer than anybody waits
+    {"slow": {"seconds": 0.1, "until": "/a/file"}}   each discriminator step takes so much longer, until the file is there
 "rank" left out is every rank, "times" left out is always. A marker file counts over all processes; a fault waits until
 the file "once" is there.
 """
@@ -55,14 +56,16 @@ def strikes(fault, step):
     return True
 
 
-def poisoned(discriminator_step, nans, sleeps=()):
-    """`gan_core.steps.discriminator_step` on hardware that fails."""
+def poisoned(discriminator_step, nans, sleeps=(), slow=None):
+    """`gan_core.steps.discriminator_step` on hardware that fails, or is slow."""
 
     def step_of(d, g, real, latents, game, *, step, draws=None):
         if any(strikes(fault, step) for fault in nans):
             real = real._replace(inputs=real.inputs * float("nan"))
         if any(strikes(fault, step) for fault in sleeps):
             time.sleep(3600)
+        if slow is not None and not Path(slow["until"]).exists():
+            time.sleep(slow["seconds"])
         return discriminator_step(d, g, real, latents, game, step=step, draws=draws)
 
     return step_of
@@ -72,8 +75,10 @@ def install(steps, faults):
     """Put the faults into the module gan_core.steps."""
     if "out_of_memory" in faults:
         steps.fakes = short_of_memory(steps.fakes, faults["out_of_memory"])
-    if "nan_at" in faults or "sleep_at" in faults:
-        steps.discriminator_step = poisoned(steps.discriminator_step, faults.get("nan_at", []), faults.get("sleep_at", []))
+    if faults.keys() & {"nan_at", "sleep_at", "slow"}:
+        steps.discriminator_step = poisoned(
+            steps.discriminator_step, faults.get("nan_at", []), faults.get("sleep_at", []), faults.get("slow")
+        )
 
 
 class Finder(importlib.abc.MetaPathFinder):
