@@ -49,7 +49,7 @@ def write_config(folder: Path, uri: str, storage: str, workers: int) -> str:
 
 
 class Run:
-    """One training or sweep, from its first command to its last. Its folder's name marks every process that it starts."""
+    """One training or sweep, from its first command to its last. Its folder marks every process that it starts."""
 
     def __init__(self, folder: Path, uri: str, *, storage: str | None = None, begin: Callable[..., Any] = subprocess.Popen) -> None:
         self.folder, self.uri, self.storage = folder, uri, Path(storage or folder / "runs")
@@ -67,7 +67,7 @@ class Run:
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": "1",
             "RAY_AUTH_MODE": "disabled",
-            MARK: self.folder.name,
+            MARK: str(self.folder),
         }
         with self.log.open("w") as log:
             self.process = self._begin(
@@ -112,7 +112,7 @@ class Run:
         found = []
         for process in psutil.process_iter():
             try:
-                marked = process.environ().get(MARK) == self.folder.name and process.status() != psutil.STATUS_ZOMBIE
+                marked = process.environ().get(MARK) == str(self.folder) and process.status() != psutil.STATUS_ZOMBIE
                 if marked and words in " ".join(process.cmdline()):
                     found.append(process)
             except psutil.Error:
