@@ -1,10 +1,12 @@
 """The dependency audit of `make lint`: `python -m tests.audit` asks pip-audit which pinned versions have known vulnerabilities.
 
 pip-audit alone exits with 0 when its service answers for no package at all; here that is said, loudly. Exit status: 1 for a vulnerability
-that is not accepted, or whose acceptance has run out; else 0, also where nothing could be audited: that is no fault of the code.
+that is not accepted, or whose acceptance has run out, and where pip-audit itself fails, such as on a malformed pin; else 0, also where
+nothing could be audited because its service is away: that is no fault of the code.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -16,6 +18,10 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parent.parent
 PINS, ACCEPTED = ROOT / "constraints.txt", ROOT / "tests" / "accepted_vulnerabilities.toml"
 TIMEOUT_SECONDS, ANSWER_SECONDS = 120, 5
+AWAY = re.compile(
+    r"ConnectionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|Max retries exceeded|Could not connect|timed out|429 Client Error|"
+    r"5\d\d Server Error"
+)
 
 
 class Finding(NamedTuple):
@@ -36,6 +42,13 @@ class Acceptance(NamedTuple):
     until: date
 
 
+class Answer(NamedTuple):
+    """What pip-audit gave: JSON text, or none, and what it said of an error."""
+
+    text: str
+    error: str = ""
+
+
 class Verdict(NamedTuple):
     """What an audit comes to: the exit status and the lines to print."""
 
@@ -50,8 +63,8 @@ def main() -> int:
     return verdict.status
 
 
-def ask(command: Callable[..., Any] = subprocess.run) -> str:
-    """pip-audit's answer as JSON text; empty where there was none in time. Versions are pinned, so nothing is resolved or installed."""
+def ask(command: Callable[..., Any] = subprocess.run) -> Answer:
+    """pip-audit's answer. Versions are pinned, so nothing is resolved or installed."""
     words = [sys.executable, "-m", "pip_audit", "-r", str(PINS), "--disable-pip", "--no-deps", "--format", "json"]
     try:
         answer = command(
@@ -61,18 +74,28 @@ def ask(command: Callable[..., Any] = subprocess.run) -> str:
             timeout=TIMEOUT_SECONDS,
             check=False,
         )
-    except (subprocess.TimeoutExpired, OSError):
-        return ""
-    text: str = answer.stdout
-    return text
+    except subprocess.TimeoutExpired:
+        return Answer("", f"timed out after {TIMEOUT_SECONDS} s")
+    except OSError as error:
+        return Answer("", f"pip-audit does not start: {error}")
+    return Answer(answer.stdout, _last_words(answer.stderr))
 
 
-def judge(answer: str, accepted: list[Acceptance], today: date) -> Verdict:
+def _last_words(text: str) -> str:
+    """The last error that a log tells, with the lines that it goes on for; else its last line."""
+    lines = text.strip().splitlines()
+    last = max((number for number, line in enumerate(lines) if line.startswith("ERROR")), default=len(lines) - 1)
+    return " ".join(line.strip() for line in lines[max(last, 0) :])[:500]
+
+
+def judge(answer: Answer, accepted: list[Acceptance], today: date) -> Verdict:
     """What to say of pip-audit's answer, and whether it fails the build."""
     try:
-        asked = json.loads(answer)["dependencies"]
+        asked = json.loads(answer.text)["dependencies"]
     except (ValueError, KeyError, TypeError):
-        return _nothing("pip-audit gave no answer (its service is away, or took too long)")
+        if AWAY.search(answer.error):
+            return _nothing(f"pip-audit gave no answer (its service is away, or took too long): {answer.error}")
+        return Verdict(1, [f"pip-audit failed: {answer.error or 'it says nothing of why'}"])
     audited = [package for package in asked if "skip_reason" not in package]
     if not audited:
         return _nothing(f"none of {len(asked)} packages is known to the service that was asked")

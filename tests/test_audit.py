@@ -14,7 +14,7 @@ HOLE = {"id": "GHSA-aaaa-bbbb-cccc", "aliases": ["CVE-2026-1"], "fix_versions": 
 
 
 def answer(*packages):
-    return json.dumps({"dependencies": list(packages), "fixes": []})
+    return audit.Answer(json.dumps({"dependencies": list(packages), "fixes": []}), "WARNING: users are encouraged to hash")
 
 
 def package(name="torch", version="1.0", vulns=()):
@@ -64,9 +64,10 @@ def test_an_acceptance_is_for_its_package_only():
     [
         (answer(skipped(), skipped("torch")), "none of 2 packages is known to the service"),
         (answer(), "none of 0 packages"),
-        ("", "pip-audit gave no answer"),
-        ("ERROR: the service is down", "pip-audit gave no answer"),
-        ("[]", "pip-audit gave no answer"),
+        (audit.Answer("", "ERROR:pip_audit._cli:Could not connect to PyPI's vulnerability feed"), "pip-audit gave no answer"),
+        (audit.Answer("", "requests.exceptions.ProxyError: HTTPSConnectionPool(...)"), "pip-audit gave no answer"),
+        (audit.Answer("<html>", "requests.exceptions.HTTPError: 503 Server Error: Service Unavailable"), "pip-audit gave no answer"),
+        (audit.Answer("", "timed out after 120 s"), "pip-audit gave no answer"),
     ],
 )
 def test_an_audit_of_nothing_neither_passes_in_silence_nor_fails(given, why):
@@ -74,15 +75,40 @@ def test_an_audit_of_nothing_neither_passes_in_silence_nor_fails(given, why):
     assert status == 0
     assert line.startswith(f"NOTHING WAS AUDITED: {why}")
     assert "no clean bill" in line
+    assert (given.error in line) == ("no answer" in why)
 
 
-def test_a_service_that_hangs_is_given_up():
+@pytest.mark.parametrize("error", ["", "ERROR:pip_audit._cli:contains invalid specifier: pytest-timeout=2.4", "No module named pip_audit"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "no JSON"])
+def test_an_audit_that_is_broken_fails_and_says_how(text, error):
+    status, (line,) = audit.judge(audit.Answer(text, error), [], TODAY)
+    assert status == 1
+    assert line == f"pip-audit failed: {error or 'it says nothing of why'}"
+
+
+def test_a_service_that_hangs_is_given_up_and_a_program_that_is_missing_is_not_away():
     def hangs(*words, timeout, **options):
         assert 30 <= timeout <= 300
         raise subprocess.TimeoutExpired(words, timeout)
 
-    assert audit.ask(hangs) == ""
-    assert audit.ask(lambda *words, **options: SimpleNamespace(stdout="{}")) == "{}"
+    def missing(*words, **options):
+        raise FileNotFoundError("no such file")
+
+    assert audit.judge(audit.ask(hangs), [], TODAY).status == 0
+    assert audit.judge(audit.ask(missing), [], TODAY).status == 1
+    assert audit.ask(lambda *words, **options: SimpleNamespace(stdout="{}", stderr="")) == ("{}", "")
+
+
+def test_a_malformed_pin_fails_the_audit_and_is_shown(tmp_path, monkeypatch, capsys):
+    """By pip-audit itself, which reads the pins before it asks anybody."""
+    pins = tmp_path / "constraints.txt"
+    pins.write_text("numpy==2.2.6\npytest-timeout=2.4\n")
+    monkeypatch.setattr(audit, "PINS", pins)
+    assert audit.main() == 1
+    err = capsys.readouterr().err
+    assert err.startswith("audit: pip-audit failed: ERROR")
+    assert "invalid specifier at line 2" in err
+    assert "pytest-timeout=2.4" in err
 
 
 def test_every_accepted_vulnerability_has_a_reason_and_a_day():
