@@ -4,7 +4,7 @@ import re
 
 SECRETS = (
     re.compile(r"\w[^\s:/]*://[^\s/@:]*:(?!\d+(/|$))[^@]*@"),  # user:password@, also with a / in the password, but not host:port
-    re.compile(r"(?!(?:gs|gcs)://anonymous@)\b(?:s3|gs|gcs|https?)://[^\s/@]+@"),  # a token, or the first half of a key
+    re.compile(r"(?!(?:gs|gcs)://anonymous@)\b(?:s3|gs|gcs|https?)://[^\s/@]+@", re.IGNORECASE),  # a token, or the first half of a key
     re.compile(r"[?&][^=&]*(?:passw|secret|token|key|credential|signature|sig=)", re.IGNORECASE),
 )
 LONGEST = 200  # characters of a value in a message

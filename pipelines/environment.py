@@ -14,6 +14,8 @@ import torch
 
 PACKAGES = ("raygan", "torch", "torchvision", "ray", "mlflow", "numpy", "pyarrow", "pydantic", "scikit-learn")
 
+SUBMISSION = "raygan.submission"  # the mark of a job, and the tag of its runs: ids come again, on clusters that share a store
+
 
 def describe() -> dict[str, Any]:
     """Versions of Python and of the packages that matter, the git commit of this code, the Ray job, and this machine's hardware."""
@@ -22,7 +24,7 @@ def describe() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {package: _version(package) for package in PACKAGES},
         "git": git(),
-        "ray_job": ray_job_id(),
+        **job(),
         "hardware": describe_hardware(),
     }
 
@@ -38,6 +40,11 @@ def describe_hardware() -> dict[str, Any]:
 def ray_job_id() -> str | None:
     """The submission id of the Ray job whose entrypoint this process is, or None outside one."""
     return _ray_job().get("job_submission_id")
+
+
+def job() -> dict[str, str | None]:
+    """Which Ray job this is: its id, and its mark where `raygan submit` sent it."""
+    return {"ray_job": ray_job_id(), "ray_submission": _ray_job().get(SUBMISSION)}
 
 
 def _ray_job() -> dict[str, str]:

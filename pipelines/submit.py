@@ -11,9 +11,8 @@ and secrets do not travel: --dry-run lists what does. Afterwards, with the id th
 import argparse
 import math
 import sys
-import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = next((name for name in _OF_A_JOB if getattr(options, name)), None)
     try:
         _require_effect(options, asked)
-        return _OF_A_JOB[asked](options, sending.require_name(getattr(options, asked), f"--{asked}")) if asked else _submit(options)
+        with terminable() if options.stop_on_interrupt else nullcontext():
+            return _OF_A_JOB[asked](options, sending.require_name(getattr(options, asked), f"--{asked}")) if asked else _submit(options)
+    except following.LostError as error:
+        print(f"raygan submit: {error}", file=sys.stderr)
+        return FAILED
     except (ValueError, OSError, RuntimeError, AuthenticationError) as error:
         print(f"raygan submit: {str(error).strip() or type(error).__name__}", file=sys.stderr)
         return USAGE
@@ -46,7 +49,7 @@ def _submit(options: argparse.Namespace) -> int:
     root = options.working_dir.resolve()
     order = orders.read(options.words, root)
     job = sending.name_of(options.submission_id, order.command)
-    terms = sending.Terms(job, sending.variables(order, options.pass_env), options.entrypoint_cpus, options.entrypoint_gpus)
+    terms = sending.terms(job, sending.variables(order, options.pass_env), options.entrypoint_cpus, options.entrypoint_gpus)
     content = package.collect(root, order.files)
     if options.dry_run:
         print(package.listing(content))
@@ -57,11 +60,16 @@ def _submit(options: argparse.Namespace) -> int:
     cluster = address.connect(options.address)
     sending.require_reached(order, cluster)
     sending.warn_of_credentials()
+    if kept := package.held_back(content):
+        print(f"raygan submit: {kept}", file=sys.stderr)
+    packed = package.pack(content)
     try:
-        sending.send(cluster, order, terms, package.pack(content))
+        sending.send(cluster, order, terms, packed)
     except KeyboardInterrupt:
-        print(f"\nraygan submit: interrupted; job {job} may have been sent\n{_hints(cluster, job)}", file=sys.stderr)
-        return INTERRUPTED
+        print(f"\nraygan submit: interrupted; job {job} may have been sent\n{_hints(cluster, job)}", file=sys.stderr, flush=True)
+        if not options.stop_on_interrupt:
+            return INTERRUPTED
+        return _stop_here(cluster, job, order.tracking_uri, following.Output(), arriving=terms.mark)
     print(f"job {job} at {cluster.address}: {len(content.items)} files, {content.size / 1e6:.1f} MB", flush=True)
     if options.no_wait:
         print(_hints(cluster, job), flush=True)
@@ -70,13 +78,10 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _to_its_end(cluster: Cluster, job: str, tracking_uri: str | None, *, stop: bool) -> int:
-    """Follow the job; returns its exit status, or 130 after Ctrl-C, which with `stop` ends the job first, as SIGTERM then does too."""
+    """Follow the job; returns its exit status, or 130 after Ctrl-C, which with `stop` ends the job first."""
     output = following.Output()
     try:
-        with ExitStack() as stack:
-            if stop:
-                stack.enter_context(terminable())
-            return _conclude(following.follow(cluster, job, output), job, tracking_uri)
+        return _conclude(following.follow(cluster, job, output), job, tracking_uri)
     except following.LostError as error:
         print(f"raygan submit: {error}; what became of job {job} is not known", file=sys.stderr)
         return FAILED
@@ -84,20 +89,31 @@ def _to_its_end(cluster: Cluster, job: str, tracking_uri: str | None, *, stop: b
         if not stop:
             print(f"\nraygan submit: interrupted; job {job} goes on\n{_hints(cluster, job)}", file=sys.stderr)
             return INTERRUPTED
+    return _stop_here(cluster, job, tracking_uri, output)
+
+
+def _stop_here(cluster: Cluster, job: str, tracking_uri: str | None, output: following.Output, arriving: str = "") -> int:
+    """Stop the job, after Ctrl-C or SIGTERM, and follow it to its end; 130 whatever comes of it."""
     print(f"\nraygan submit: stopping job {job}, which has {sending.STOP_SECONDS} s for its checkpoint", file=sys.stderr, flush=True)
     try:
-        cluster.ask(lambda: cluster.client.stop_job(job))
+        following.stop(cluster, job, arriving)
         _conclude(following.follow(cluster, job, output), job, tracking_uri)
     except KeyboardInterrupt:
         print(f"\nraygan submit: not waiting for the end of job {job}\n{_hints(cluster, job)}", file=sys.stderr)
+    except following.UnstoppedError as error:
+        print(f"raygan submit: {_unstopped(job, error)}\n{_hints(cluster, job)}", file=sys.stderr)
     except following.LostError as error:
         print(f"raygan submit: {error}; what became of job {job} is not known", file=sys.stderr)
     return INTERRUPTED
 
 
+def _unstopped(job: str, error: following.UnstoppedError) -> str:
+    return f"job {job} could not be told to stop, and where it was sent it goes on ({error})"
+
+
 def _conclude(about: Any, job: str, tracking_uri: str | None) -> int:
     """Say how the job ended and where its runs are; returns its exit status."""
-    runs.tell(tracking_uri, job, ended=str(about.status.value))
+    runs.tell(tracking_uri, job, about)
     print(f"raygan submit: {following.last_words(job, about)}", file=sys.stderr, flush=True)
     return following.exit_status(about)
 
@@ -124,13 +140,15 @@ def _run(options: argparse.Namespace, job: str) -> int:
 def _stop(options: argparse.Namespace, job: str) -> int:
     cluster, about = _known(options, job)
     if not about.status.is_terminal():
-        cluster.ask(lambda: cluster.client.stop_job(job))
-        last = time.monotonic() + sending.STOP_SECONDS + address.ANSWER_SECONDS
-        while not (about := following.info(cluster, job)).status.is_terminal():
-            if time.monotonic() > last:
-                print(f"raygan submit: job {job} was told to stop, and is still {about.status.value}", file=sys.stderr)
-                return FAILED
-            time.sleep(1.0)
+        try:
+            following.stop(cluster, job)
+        except following.UnstoppedError as error:
+            print(f"raygan submit: {_unstopped(job, error)}", file=sys.stderr)
+            return FAILED
+        about = following.end(cluster, job, sending.STOP_SECONDS + address.ANSWER_SECONDS)
+        if not about.status.is_terminal():
+            print(f"raygan submit: job {job} was told to stop, and is still {about.status.value}", file=sys.stderr)
+            return FAILED
     _conclude(about, job, _uri(about))
     return 0
 

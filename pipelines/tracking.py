@@ -193,9 +193,12 @@ def source_tags(command: str, words: str, facts: Mapping[str, Any]) -> dict[str,
     }
     if facts["git"]["commit"]:
         tags["mlflow.source.git.commit"] = facts["git"]["commit"]
-    if facts["ray_job"]:
-        tags[RAY_JOB] = facts["ray_job"]
-    return tags
+    return tags | {key: value for key, value in job_tags(facts).items() if value}
+
+
+def job_tags(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Which Ray job has a run; empty ones outside a job, for a run that goes on belongs to its former job no more."""
+    return {RAY_JOB: facts["ray_job"] or "", environment.SUBMISSION: facts["ray_submission"] or ""}
 
 
 def describe_run(tracker: Tracker, run_id: str, config: JobConfig, dataset: ImageDataset, facts: Mapping[str, Any]) -> None:
@@ -292,8 +295,7 @@ def reopen_run(tracker: Tracker, run_id: str, config: JobConfig, before: Mapping
     tracker.client.update_run(run_id, status="RUNNING")
     changed = {key: value for key, value in flatten(config).items() if before.get(key) != value}
     tags = [RunTag(f"raygan.resumed.{key}", value) for key, value in changed.items()]
-    if job := environment.ray_job_id():
-        tags.append(RunTag(RAY_JOB, job))
+    tags += [RunTag(key, value) for key, value in job_tags(environment.job()).items()]
     tracker.client.log_batch(run_id, tags=tags, synchronous=True)
     write_config(tracker, run_id, config)
 

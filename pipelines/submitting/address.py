@@ -11,10 +11,14 @@ from urllib.parse import urlsplit
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
+from gan_core.wording import holds_secret
 from pipelines.signals import in_thread
 
 DEFAULT = "http://127.0.0.1:8265"
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+# With $RAY_AUTH_MODE=token Ray's client adds the token to whatever address, unless it is given a header; it read the mode while it was
+# imported. To a server an empty one is none.
+NO_TOKEN = {"Authorization": ""}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN, TOKEN_PATH, TOKEN_FILE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token"
 ANSWER_SECONDS = 30.0
@@ -46,15 +50,15 @@ def resolve(given: str | None) -> str:
     """The address of the dashboard: the one given, else $RAY_API_SERVER_ADDRESS, else $RAY_ADDRESS, else this machine's.
 
     Raises:
-        ValueError: it is no dashboard's, or holds a password.
+        ValueError: it is no dashboard's, or holds a password or a key.
     """
     sources = {"--address": given} | {name: os.environ.get(name) for name in ADDRESSES}
     source, address = next(((name, value) for name, value in sources.items() if value and value not in ("auto", "local")), ("", DEFAULT))
     if source in ("--address", ADDRESSES[0]) and "://" not in address:
         address = f"http://{address}"
+    if holds_secret(address):
+        raise ValueError(f"{source}: it holds a password or a key, which would be shown; the cluster's token goes into {TOKEN}")
     parts = urlsplit(address)
-    if parts.password:
-        raise ValueError(f"{source}: it holds a password, which would be shown; the cluster's token goes into {TOKEN}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{source}: {address} is no dashboard's address; give that of its web page, such as --address http://HEAD:8265")
     return address.rstrip("/")
@@ -70,7 +74,7 @@ def connect(given: str | None) -> Cluster:
     for chatty in ("dashboard_sdk", "job.sdk"):  # they tell each upload and each closed connection
         logging.getLogger(f"ray.dashboard.modules.{chatty}").setLevel(logging.WARNING)
     try:
-        return _client(address, {})
+        return _client(address, dict(NO_TOKEN))
     except AuthenticationError:
         pass
     found = _token()

@@ -8,11 +8,13 @@ from typing import Any
 import aiohttp
 from ray.exceptions import AuthenticationError
 
+from pipelines.environment import SUBMISSION
 from pipelines.statuses import FAILED
 from pipelines.submitting.address import Cluster
 
 QUIET_SECONDS = 10.0  # without output, until the server is asked whether the job is over
 AWAY_SECONDS = 900.0  # without an answer, until we give up; the job does not
+STOP_AGAIN_SECONDS = 60.0  # how long a cluster that does not take it is asked to stop a job
 PAUSES = (1.0, 2.0, 5.0, 10.0)
 STOPPED = 143  # what SIGTERM makes of a command: Ray keeps no exit status of a job that it stopped
 BY_SIGNAL = 128
@@ -20,6 +22,10 @@ BY_SIGNAL = 128
 
 class LostError(RuntimeError):
     """The cluster has not answered for long, or does not know the job any more."""
+
+
+class UnstoppedError(RuntimeError):
+    """The cluster could not be told to stop the job, which goes on."""
 
 
 class Output:
@@ -72,6 +78,50 @@ def follow(cluster: Cluster, job: str, output: Output) -> Any:
             print("raygan submit: the connection is lost; trying again", file=sys.stderr, flush=True)
         failures = failures + 1 if trouble else 0
         time.sleep(PAUSES[min(failures, len(PAUSES) - 1)])
+
+
+def stop(cluster: Cluster, job: str, arriving: str = "") -> None:
+    """Tell the cluster to stop the job, again for a while where it does not answer. `arriving` is the mark of a job that may not be there
+    yet, or not under this id, which another one may have.
+
+    Raises:
+        UnstoppedError: it was not told; the message says why.
+    """
+    last, failures = time.monotonic() + STOP_AGAIN_SECONDS, 0
+    while True:
+        try:
+            if arriving and (info(cluster, job).metadata or {}).get(SUBMISSION) != arriving:
+                raise UnstoppedError(f"{cluster.address} has another job of that id")
+            cluster.ask(lambda: cluster.client.stop_job(job))
+            return
+        except UnstoppedError:
+            raise
+        except (RuntimeError, OSError, AuthenticationError) as error:  # OSError: also requests' and the time-out
+            hopeless = isinstance(error, AuthenticationError) or (is_unknown(error) and not arriving)
+            pause = PAUSES[min(failures, len(PAUSES) - 1)]
+            if hopeless or time.monotonic() + pause > last:
+                raise UnstoppedError((str(error).strip().splitlines() or [type(error).__name__])[0][:300]) from None
+        failures += 1
+        time.sleep(pause)
+
+
+def end(cluster: Cluster, job: str, seconds: float) -> Any:
+    """What Ray says of a job that was told to stop: once it is over, else after so many seconds.
+
+    Raises:
+        LostError: nothing any more.
+    """
+    last = time.monotonic() + seconds
+    while True:
+        try:
+            about = info(cluster, job)
+        except (RuntimeError, OSError) as error:
+            if is_unknown(error) or time.monotonic() > last:
+                raise LostError(f"what became of job {job} is not known: {error}") from None
+        else:
+            if about.status.is_terminal() or time.monotonic() > last:
+                return about
+        time.sleep(PAUSES[0])
 
 
 def info(cluster: Cluster, job: str) -> Any:

@@ -7,11 +7,11 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from gan_core.overrides import Tree, merge, parse, validate
 from gan_core.registry import suggestion
-from pipelines.config import EvaluateConfig, JobConfig, load_named
+from gan_core.wording import holds_secret
+from pipelines.config import EvaluateConfig, JobConfig, load_named, public_uri
 
 COMMANDS = ("train", "sweep", "evaluate", "sample", "prepare", "report")
 PLACES = ("path", "storage_path", "weights", "root")  # the last words of keys whose value is a place
@@ -51,9 +51,10 @@ def read(words: Sequence[str], root: Path) -> Order:
         near = suggestion(words[0], COMMANDS) if words else ""
         raise ValueError(f"give a command to submit, given {words[0] if words else 'none'}{near}: {', '.join(COMMANDS)}")
     command, rest = words[0], list(words[1:])
-    if shown := next((word for word in rest if _holds_password(word)), None):
+    if shown := next((word for word in rest if holds_secret(word)), None):
         raise ValueError(
-            f"{shown.partition('=')[0][:40]}: it holds a password, and a job's command line is shown to all who see the cluster"
+            f"{_said_of(shown)}: it holds a password or a key, and a job's command line is shown to all who see the cluster; give it to "
+            f"the cluster's own environment (infra/README.md)"
         )
     module = importlib.import_module(f"pipelines.{command}")
     options = module.parser().parse_intermixed_args(rest) if command != "prepare" else module.parser().parse_args(rest)
@@ -66,15 +67,27 @@ def read(words: Sequence[str], root: Path) -> Order:
         name, path = _travelling(found.config, root)
         files[name] = path
         rest[rest.index(found.config)] = name
-    uri = (found.tree.get("mlflow") or {}).get("tracking_uri") or tracking_here()
-    if uri and _holds_password(uri):
-        raise ValueError("MLFLOW_TRACKING_URI: it holds a password, and a job's environment is shown to all who see the cluster")
-    return Order(command, rest, files, uri)
+    return Order(command, rest, files, _tracking(found.tree))
 
 
 def tracking_here() -> str | None:
-    """Where runs are tracked, as far as the environment says."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or None
+    """Where runs are tracked, as far as the environment says.
+
+    Raises:
+        ValueError: the address holds a secret, and a job's environment is shown to all who see the cluster.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    return public_uri(uri, "$MLFLOW_TRACKING_URI") if uri else None
+
+
+def _tracking(tree: Tree) -> str | None:
+    """Where the job's runs are tracked. What is given with a run to go on with is checked here first.
+
+    Raises:
+        ValueError: the address holds a secret.
+    """
+    uri = (tree.get("mlflow") or {}).get("tracking_uri")
+    return public_uri(str(uri)) if uri else tracking_here()
 
 
 def _train(_: Any, options: Namespace) -> _Read:
@@ -152,18 +165,20 @@ def _with_storage(tree: Tree) -> Tree:
 
 
 def _require_everywhere(found: _Read) -> None:
-    """Check that no place is one of this folder: the job runs in a temporary copy of it, and data do not travel.
+    """Check that no place is one of this folder: the job runs in a temporary copy of it, and data do not travel; nor do secrets.
 
     Raises:
-        ValueError: one is.
+        ValueError: one is, or its address, in a config file that travels, holds a secret.
     """
     for name, place in {**_places(found.tree), **found.places}.items():
+        if holds_secret(place):
+            raise ValueError(f"{name}: it holds a password or a key, and the config travels; give it to the cluster's own environment")
         if "://" not in place and not Path(place).expanduser().is_absolute():
             raise ValueError(
                 f"{name}: {place} is a place in this folder, and the job runs in a temporary copy of its code; give a place that all nodes "
                 f"reach, such as /shared/... or s3://bucket/..."
             )
-    uri = (found.tree.get("mlflow") or {}).get("tracking_uri") or tracking_here() or ""
+    uri = _tracking(found.tree) or ""
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         raise ValueError(f"mlflow.tracking_uri: {uri} is in this folder, which the job does not see; give a server's URL")
 
@@ -191,9 +206,7 @@ def _lies_here(word: str) -> bool:
     return "://" not in word and not Path(word).is_absolute() and Path(word).exists()
 
 
-def _holds_password(word: str) -> bool:
-    value = word.partition("=")[2] or word
-    try:
-        return "://" in value and bool(urlsplit(value).password)
-    except ValueError:
-        return False
+def _said_of(word: str) -> str:
+    """How a message names a word that is not to be repeated."""
+    key, equals, _ = word.partition("=")
+    return key[:40] if equals and "://" not in key else "an address among the command's words"

@@ -1,6 +1,6 @@
 """What travels with a job: the code and configs of a folder, and raygan's own code where the folder does not hold it.
 
-Environments, data and secrets stay, whatever their .gitignore says; so do links that lead out of the folder.
+Environments, secrets and data stay, whatever their .gitignore says; so do links that lead out of the folder.
 """
 
 import io
@@ -16,35 +16,32 @@ from pathspec import GitIgnoreSpec
 import pipelines
 
 CODE = ("gan_core", "pipelines", "tune_spaces")
-STAYS = {
+HELD = "a secret"
+WORDS = ("secret", "secrets", "token", "tokens")
+STAYS = {  # in lower case; what is of two kinds is of the first
     "version control": (".git", ".hg", ".svn", ".jj"),
     "an environment or a cache": (
         *(".venv/", "venv/", "env/", "node_modules/", "__pycache__/", "*.pyc", "*.egg-info/", ".eggs/", ".tox/", ".nox/", ".cache/"),
-        *(".mypy_cache/", ".ruff_cache/", ".pytest_cache/", ".hypothesis/", ".import_linter_cache/", ".ipynb_checkpoints/"),
+        *(".mypy_cache/", ".ruff_cache/", ".pytest_cache/", ".hypothesis/", ".import_linter_cache/", ".ipynb_checkpoints/", ".terraform/"),
+    ),
+    HELD: (
+        *(".env", ".env.*", "*.env", ".envrc", "env.*", "!env.py", "*.tfvars", "*.tfvars.json", "*.tfstate", "*.tfstate.*", "*.ovpn"),
+        *("*.pem", "*.key", "*.ppk", "*.p8", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.gpg", "*.asc", "*.jwt"),
+        *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "credentials*", "*credentials", "*-credentials.*", "*_credentials.*"),
+        *("service-account*", "service_account*", "*adminsdk*.json", "application_default_*", "kaggle.json", "rclone.conf"),
+        *(f"{before}{word}{after}" for before in ("", ".", "*-", "*_", "*.") for word in WORDS for after in ("", ".*")),
+        *("*password*", "*passwd*", "*api_key*", "*api-key*", "*apikey*", "*accesskey*", "rootkey*", "*[-_.]key.*"),
+        *("key.json", "keys.json", ".vault-token", ".vault_pass*", "vault_pass*", ".s3cfg", ".boto", ".my.cnf", ".mylogin.cnf"),
+        *(".netrc", "_netrc", ".pgpass", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd", ".databrickscfg", ".dockercfg"),
+        *("kubeconfig*", "*.kubeconfig", ".aws/", ".ssh/", ".gnupg/", ".kube/", ".docker/", ".azure/", ".oci/", ".kaggle/"),
+        *("gcloud/", ".ray/", ".*_history"),
     ),
     "data": (
-        *("*.parquet", "*.arrow", "*.npy", "*.npz", "*.h5", "*.hdf5", "*.zip", "*.tar", "*.tar.*", "*.tgz", "*.7z", "*.bin"),
-        *("*.png", "*.jpg", "*.jpeg", "*.webp", "*.gif", "*.bmp", "*.tif", "*.tiff", "*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.onnx"),
-        *("*.db", "*.db-*", "*.sqlite", "*.sqlite3", "mlruns/", "mlartifacts/", "/runs/", "/report-*/", "/theory/"),
-    ),
-    "a secret": (
-        *(".env", ".env.*", "*.env", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.gpg", "*.asc"),
-        *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "credentials*", "*credentials", "*-credentials.*", "*_credentials.*"),
-        *("service-account*", "service_account*", "secret", "secrets", "secret.*", "secrets.*", "*-secret.*", "*_secret.*", "*.secret"),
-        *(".netrc", "_netrc", ".pgpass", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd", "kubeconfig*", "*.kubeconfig"),
-        *(
-            "auth_token",
-            "*.token",
-            ".aws/",
-            ".ssh/",
-            ".gnupg/",
-            ".kube/",
-            ".docker/",
-            ".azure/",
-            "gcloud/",
-            ".ray/",
-            "application_default_*",
-        ),
+        *("*.parquet", "*.arrow", "*.feather", "*.csv", "*.tsv", "*.jsonl", "*.tfrecord", "*.tfrecords", "*.pkl", "*.pickle", "*.joblib"),
+        *("*.npy", "*.npz", "*.mat", "*.h5", "*.hdf5", "*.lmdb", "*.mdb", "*.bin", "*.db", "*.db-*", "*.sqlite", "*.sqlite3"),
+        *("*.zip", "*.tar", "*.tar.*", "*.tgz", "*.gz", "*.bz2", "*.xz", "*.zst", "*.7z", "*.rar"),
+        *("*.png", "*.jpg", "*.jpeg", "*.webp", "*.gif", "*.bmp", "*.tif", "*.tiff", "*.mp4", "*.avi", "*.mov", "*.mkv", "*.webm"),
+        *("*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.onnx", "mlruns/", "mlartifacts/", "/runs/", "/report-*/", "/theory/"),
     ),
 }
 _STAYS = {reason: GitIgnoreSpec.from_lines(patterns) for reason, patterns in STAYS.items()}
@@ -141,6 +138,13 @@ def listing(content: Content) -> str:
     lines.append(f"{content.size:>12,}  bytes in {len(content.items)} files would travel")
     lines += [f"       stays  {name}  ({reason})" for name, reason in sorted(content.stays.items())]
     return "\n".join(lines)
+
+
+def held_back(content: Content) -> str:
+    """What stays as a secret, in a line: by its name alone, so it may be code that the job needs. Empty where nothing does."""
+    names = sorted(name for name, reason in content.stays.items() if reason == HELD)
+    more = f" and {len(names) - OFFENDERS} more" if len(names) > OFFENDERS else ""
+    return f"not sent, for their names are those of secrets: {', '.join(names[:OFFENDERS])}{more}" if names else ""
 
 
 class _Ignored(NamedTuple):

@@ -1,18 +1,24 @@
 """The MLflow runs of a job, found by its id."""
 
 import sys
+from typing import Any
+
+from mlflow.entities import Run
 
 from pipelines import tracking
+from pipelines.environment import SUBMISSION
 from pipelines.sweeps import ledger
 
 UNFINISHED = {"STOPPED": "KILLED", "FAILED": "FAILED"}
 SHOWN = 10
 
 
-def tell(tracking_uri: str | None, job: str, ended: str = "") -> int:
-    """Print the pages of the job's runs; returns how many there are. `ended` is the status of a job that is over: a run that its end has
+def tell(tracking_uri: str | None, job: str, ended: Any = None) -> int:
+    """Print the pages of the job's runs; returns how many there are. `ended` is what Ray says of a job that is over: a run that its end has
     left RUNNING is set to what became of the job, for nobody else will.
     """
+    mark = (ended.metadata or {}).get(SUBMISSION) if ended else None
+    end = UNFINISHED.get(str(ended.status.value), "") if ended else ""
     if not tracking_uri:
         print(
             f"raygan submit: the runs of {job} are where the cluster's own MLFLOW_TRACKING_URI says; set it here to find them",
@@ -22,9 +28,10 @@ def tell(tracking_uri: str | None, job: str, ended: str = "") -> int:
     try:
         tracker = tracking.reach(tracking_uri)
         found = ledger.search(tracker, None, f"tags.`{tracking.RAY_JOB}` = '{job}'")
-        left = [run.info.run_id for run in found if run.info.status == "RUNNING" and ended in UNFINISHED]
+        found = [run for run in found if not mark or run.data.tags.get(SUBMISSION) == mark]
+        left = [run.info.run_id for run in found if end and run.info.status == "RUNNING" and (mark or _began_in(run, ended))]
         for run_id in left:
-            tracker.client.set_terminated(run_id, UNFINISHED[ended])
+            tracker.client.set_terminated(run_id, end)
     except Exception as error:  # each kind of store has its own exceptions; the job's end does not depend on it
         print(f"raygan submit: the job's runs cannot be looked up from here: {str(error).splitlines()[0][:300]}", file=sys.stderr)
         return 0
@@ -32,8 +39,13 @@ def tell(tracking_uri: str | None, job: str, ended: str = "") -> int:
     heads = [run for run in found if run.data.tags.get(ledger.KIND) != ledger.TRIAL_KIND]
     for run in heads[:SHOWN]:
         page = tracker._replace(experiment_id=run.info.experiment_id).page(run.info.run_id)
-        status = UNFINISHED[ended] if run.info.run_id in left else run.info.status
+        status = end if run.info.run_id in left else run.info.status
         print(f"run {run.info.run_id} {status}  {page}{tracker.hint}", flush=True)
     if trials:
         print(f"and {trials} trials beside it", flush=True)
     return len(found)
+
+
+def _began_in(run: Run, job: Any) -> bool:
+    """Whether a run with the id of a job that has no mark is that job's, and not one's of the same id on another cluster."""
+    return not run.data.tags.get(SUBMISSION) and bool(job.start_time) and run.info.start_time >= job.start_time

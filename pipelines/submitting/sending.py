@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from ray.exceptions import AuthenticationError
 
+from gan_core.wording import holds_secret
 from pipelines import environment
 from pipelines.submitting.address import LOOPBACK, Cluster, is_here
 from pipelines.submitting.following import info
@@ -29,12 +30,18 @@ CREDENTIALS = (
 
 
 class Terms(NamedTuple):
-    """How a job is to run: its id, its variables, and what its command itself takes of the cluster."""
+    """How a job is to run: its id, the mark that is its alone, its variables, and what its command itself takes of the cluster."""
 
     job: str
+    mark: str
     variables: dict[str, str]
     cpus: float
     gpus: float
+
+
+def terms(job: str, variables: dict[str, str], cpus: float, gpus: float) -> Terms:
+    """Those of a new job."""
+    return Terms(job, secrets.token_hex(8), variables, cpus, gpus)
 
 
 def name_of(given: str | None, command: str) -> str:
@@ -72,7 +79,7 @@ def variables(order: Order, passed: Sequence[str]) -> dict[str, str]:
         value = os.environ.get(name)
         if value is None:
             raise ValueError(f"--pass-env: {name} is not set here")
-        if SECRET.search(name) or name in CREDENTIALS or ("://" in value and urlsplit(value).password):
+        if SECRET.search(name) or name in CREDENTIALS or holds_secret(value):
             raise ValueError(
                 f"--pass-env: {name} looks like a secret, and Ray's dashboard, `ray job list` and the cluster's store show a job's "
                 f"environment; give it to the cluster's own environment (infra/README.md)"
@@ -117,7 +124,7 @@ def send(cluster: Cluster, order: Order, terms: Terms, packed: bytes) -> None:
             "entrypoint": order.entrypoint,
             "submission_id": terms.job,
             "runtime_env": {"working_dir": str(archive), "env_vars": terms.variables},
-            "metadata": _metadata(order),
+            "metadata": _metadata(order, terms),
             "entrypoint_num_cpus": terms.cpus or None,
             "entrypoint_num_gpus": terms.gpus or None,
         }
@@ -144,9 +151,10 @@ def _arrived(cluster: Cluster, job: str) -> bool:
     return True
 
 
-def _metadata(order: Order) -> dict[str, str]:
+def _metadata(order: Order, terms: Terms) -> dict[str, str]:
     """What the job says of itself: where its runs are, and the commit of the code, which travels without its history."""
     facts: dict[str, Any] = {
+        environment.SUBMISSION: terms.mark,
         "raygan.command": order.command,
         "raygan.tracking_uri": order.tracking_uri,
         "raygan.git_commit": environment.git()["commit"],

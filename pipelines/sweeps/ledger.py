@@ -132,8 +132,8 @@ def open_trial(
 def reopen(tracker: Tracker, run_id: str, facts: Mapping[str, Any]) -> None:
     """Set a run of the sweep RUNNING again; it belongs to the Ray job that goes on with it."""
     tracker.client.update_run(run_id, status="RUNNING")
-    if facts["ray_job"]:
-        tracker.client.set_tag(run_id, tracking.RAY_JOB, facts["ray_job"])
+    tags = [RunTag(key, value) for key, value in tracking.job_tags(facts).items()]
+    tracker.client.log_batch(run_id, tags=tags, synchronous=True)
 
 
 def _note_exploit(tracker: Tracker, run_id: str, identity: Identity) -> None:

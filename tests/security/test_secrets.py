@@ -142,11 +142,52 @@ def test_an_address_with_a_secret_is_refused_and_not_repeated(tmp_path, monkeypa
         assert not file.is_file() or b"planted" not in file.read_bytes()
 
 
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "digits", "ray.storage_path={}"],
+        ["train", "--resume", "some", "ray.storage_path={}"],
+        ["train", "--from-run", "some", "data.path={}"],
+        ["train", "digits", "ray.storage_path=/s", "mlflow.tracking_uri={}"],
+        ["sweep", "--resume", "some", "ray.storage_path={}"],
+        ["sweep", "digits", "loss_x_ratio", "ray.storage_path={}"],
+        ["evaluate", "{}"],
+        ["evaluate", "x", "data.name=parquet", "data.path={}"],
+        ["sample", "{}", "--num", "8", "--out", "/s/x.parquet"],
+        ["sample", "x", "--num", "8", "--out={}.parquet"],
+        ["prepare", "{}", "/s/set", "--resolution", "8"],
+        ["prepare", "/s/images", "{}", "--resolution", "8"],
+        ["report", "x", "mlflow.tracking_uri={}"],
+        ["report", "{}"],
+    ],
+    ids=" ".join,
+)
+def test_submit_sends_no_address_with_a_secret(tmp_path, monkeypatch, capsys, words, address):
+    """--dry-run prints what would be sent, and needs no cluster: nothing else refuses these."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert cli.main(["submit", "--dry-run", *(word.format("s3://bucket/x") for word in words)]) == 0
+    assert "entrypoint   python -m pipelines." in capsys.readouterr().out
+    assert cli.main(["submit", "--dry-run", *(word.format(address) for word in words)]) == 2
+    printed = capsys.readouterr()
+    assert "a password or a key, and a job's command line is shown" in printed.err
+    assert "planted" not in printed.out + printed.err
+
+
 @pytest.mark.parametrize("uri", ["http://me:planted@127.0.0.1:9", "http://planted@127.0.0.1:9", "postgresql://me:planted@127.0.0.1/x"])
 def test_a_secret_in_the_environments_tracking_uri_is_refused_and_not_repeated(tmp_path, monkeypatch, capsys, uri):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    for words in (["train", "digits", "--local", "ray.num_workers=1"], ["report", "x"], ["evaluate", "x"], ["theory", "game"]):
+    for words in (
+        ["train", "digits", "--local", "ray.num_workers=1"],
+        ["report", "x"],
+        ["evaluate", "x"],
+        ["theory", "game"],
+        ["submit", "--dry-run", "train", "digits", "ray.storage_path=/s"],
+        ["submit", "--dry-run", "evaluate", "x"],
+        ["submit", "--run", "some"],
+    ):
         assert cli.main(words) == 2
         printed = capsys.readouterr()
         assert "$MLFLOW_TRACKING_URI: holds a password or a token" in printed.err
