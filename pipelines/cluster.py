@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 
 import ray
 from ray._private import ray_constants
+from ray.exceptions import RayError
 
 LOOPBACK = "127.0.0.1"
 TASKS_REMEMBERED = 1000
@@ -17,6 +18,9 @@ TASKS_REMEMBERED = 1000
 def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> Iterator[None]:
     """The cluster that $RAY_ADDRESS names, else one of this machine's CPUs and GPUs that ends with the block, with or without Ray's
     dashboard, and that only this machine reaches; workers have `environment`.
+
+    Raises:
+        ConnectionError: the cluster does not answer, or not without a token.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # "local", or Ray would join whatever cluster `ray start` once made on this machine. Its memory of tasks, which are all calls of actors,
@@ -27,7 +31,10 @@ def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> 
     workers = {"runtime_env": {"env_vars": environment}} if environment else {}
     before = signal.getsignal(signal.SIGTERM)
     with _on_loopback() if local else nullcontext():
-        ray.init(log_to_driver=False, logging_level="ERROR", **workers, **local)
+        try:
+            ray.init(log_to_driver=False, logging_level="ERROR", **workers, **local)
+        except RayError as error:
+            raise ConnectionError(f"Ray: {error}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)  # Ray's own handler ends the program in silence
     try:

@@ -3,38 +3,25 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from urllib.parse import quote
 
 import psutil
 from mlflow.exceptions import MlflowException
 
 from gan_core import evaluation
-from gan_core.datatypes import ImageDataset
 from pipelines import export, storage, tracking
+from pipelines.completion import Ride, brief, leave, registered, say, take_scores
 from pipelines.config import JobConfig
 from pipelines.desk import SAMPLES
 from pipelines.guard import only_driver
-from pipelines.patience import end_early, patiently
-from pipelines.plan import Plan, Ready
+from pipelines.patience import end_early
+from pipelines.plan import Plan, Ready, nothing_to_do
 from pipelines.progress import Progress
 from pipelines.session import Job, Outcome
-from pipelines.signals import Asked, Interrupted, gently, status_of, terminable
+from pipelines.signals import Asked, Interrupted, deaf, gently, status_of, terminable
 from pipelines.statuses import FAILED, USAGE
 from pipelines.tracking import Tracker
-
-LINES_SHOWN = 8
-
-
-class Ride(NamedTuple):
-    """One training and where it is tracked."""
-
-    plan: Plan
-    dataset: ImageDataset
-    tracker: Tracker
-    run_id: str
-    local: bool
-
 
 Launcher = Callable[[Job, JobConfig, Progress, Asked], Outcome]
 
@@ -42,27 +29,32 @@ Launcher = Callable[[Job, JobConfig, Progress, Asked], Outcome]
 def run(plan: Plan, ready: Ready, *, local: bool) -> int:
     """Train as planned; returns the exit status."""
     config, dataset, clock, run_id = plan.config, ready.dataset, Stopwatch(), ""
-    with ExitStack() as stack:
+    with terminable(), _left_in_peace() as stack:
         try:
-            stack.enter_context(terminable())
             tracker = tracking.connect(config.mlflow.tracking_uri, config.mlflow.experiment)
             if plan.resume:
                 tracker = tracking.require_continuation(tracker, plan.resume, config, dataset, local=local)
-            if plan.once and not plan.resume:
-                stack.enter_context(only_driver(f"once-{tracker.experiment_id}-{plan.name}", config.ray.storage_path, say))
-                if tracking.named_run(tracker, config.mlflow.experiment, plan.name) is not None:
-                    raise ValueError(f"--once: a run called {plan.name} has just been started; repeat the command to go on with it")
             export.require_registry(tracker, config.mlflow.registered_model)
             clock.lap("tracking")
             launch = _launcher(config, tracker, stack, local=local)
             clock.lap("ray")
+            if plan.once and not plan.resume:
+                name = quote(plan.name, safe="")  # of a file
+                stack.enter_context(_alone(f"once-{tracker.experiment_id}-{name}", config, local=local))
+                found = tracking.named_run(tracker, config.mlflow.experiment, plan.name)
+                if found is not None and found.info.status == "FINISHED":  # while the other driver was waited for
+                    return nothing_to_do(plan.name, found.info.run_id)
+                if found is not None:
+                    raise ValueError(f"--once: a run called {plan.name} has just been started; repeat the command to go on with it")
             if plan.resume:
-                run_id = plan.resume
-                stack.enter_context(only_driver(run_id, config.ray.storage_path, say, in_cluster=not local))
+                stack.enter_context(_alone(plan.resume, config, local=local))
+                if plan.once and tracker.client.get_run(plan.resume).info.status == "FINISHED":
+                    return nothing_to_do(plan.name, plan.resume)
+                run_id = plan.resume  # ours only now: until the guard it may be another driver's, whose status is not ours to set
                 tracking.reopen_run(tracker, run_id, config, plan.before)
             else:
                 run_id = tracking.create_run(tracker, config, dataset, plan.name, ready.cautions)
-                stack.enter_context(only_driver(run_id, config.ray.storage_path, say, in_cluster=not local))
+                stack.enter_context(_alone(run_id, config, local=local))
             clock.lap("mlflow_run")
         except KeyboardInterrupt as interruption:
             again = f"; continue it with: {_again(plan, plan.resume, local=local)}" if plan.resume else ", nothing was started"
@@ -70,11 +62,34 @@ def run(plan: Plan, ready: Ready, *, local: bool) -> int:
             if run_id:
                 end_early(tracker, run_id, "KILLED")
             return status_of(interruption)
-        except (ValueError, ConnectionError, OSError, MlflowException) as error:
+        except _refusals() as error:
             print(f"raygan train: {error}", file=sys.stderr)
-            return USAGE
+            if run_id:
+                end_early(tracker, run_id, "FAILED", error=str(error))
+            return FAILED if run_id else USAGE
         print(f"{'resuming' if plan.resume else 'training'} run {run_id}: {config.total_kimg:g} kimg of {dataset.name}", flush=True)
         return _train(Ride(plan, dataset, tracker, run_id, local), launch, clock)
+
+
+@contextmanager
+def _left_in_peace() -> Iterator[ExitStack]:
+    """A stack whose leaving no signal disturbs: what the command did is done, and leaving a cluster takes seconds."""
+    stack = ExitStack()
+    try:
+        yield stack
+    finally:
+        with deaf():
+            stack.close()
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What a user can mend, Ray's own errors among it where Ray is there at all."""
+    rays = sys.modules.get("ray.exceptions")
+    return (ValueError, OSError, MlflowException, *([rays.RayError] if rays else []))
+
+
+def _alone(key: str, config: JobConfig, *, local: bool) -> AbstractContextManager[None]:
+    return only_driver(key, config.ray.storage_path, say, in_cluster=not local)
 
 
 def _launcher(config: JobConfig, tracker: Tracker, stack: ExitStack, *, local: bool) -> Launcher:
@@ -107,20 +122,22 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
         if outcome["failure"] or outcome["undelivered"]:
             raise RuntimeError(" ".join(filter(None, (outcome["failure"], outcome["undelivered"]))))
         if config.ray.asynchronous_evaluation:
-            patiently(lambda: _take_scores(ride, outcome), config.mlflow.delivery_timeout_seconds, say)
+            take_scores(ride, outcome)
         clock.worker_laps(outcome)
-        model = patiently(lambda: _finish(ride, outcome, clock), config.mlflow.delivery_timeout_seconds, say)
-        model, unregistered = _registered(ride, outcome, model)
-        patiently(lambda: tracker.client.set_terminated(run_id, "FINISHED"), config.mlflow.delivery_timeout_seconds, say)
+        model = leave(ride, outcome, clock.metrics())
+        model, unregistered = registered(ride, outcome, model)
+        ride.patiently(lambda: tracker.client.set_terminated(run_id, "FINISHED"))
     except KeyboardInterrupt as interruption:
-        by = interruption.name if isinstance(interruption, Interrupted) else "Ctrl-C"
-        end_early(tracker, run_id, "KILLED", tags={"raygan.stopped": f"by {by}, {kept}"})
-        print(f"\ninterrupted by {by}, {kept}; {remedy}", file=sys.stderr)
-        return status_of(interruption)
+        with deaf():
+            by = interruption.name if isinstance(interruption, Interrupted) else "Ctrl-C"
+            end_early(tracker, run_id, "KILLED", tags={"raygan.stopped": f"by {by}, {kept}"})
+            print(f"\ninterrupted by {by}, {kept}; {remedy}", file=sys.stderr)
+            return status_of(interruption)
     except Exception as error:  # whatever it was, the run in MLflow must say that it failed, and the user what to do
-        end_early(tracker, run_id, "FAILED", error=str(error))
-        print(f"\nraygan train: run {run_id} failed: {_brief(error)}\n{remedy}", file=sys.stderr)
-        return FAILED
+        with deaf():
+            end_early(tracker, run_id, "FAILED", error=str(error))
+            print(f"\nraygan train: run {run_id} failed: {brief(error)}\n{remedy}", file=sys.stderr)
+            return FAILED
     print(_summary(ride, outcome, model, clock))
     if unregistered:
         print(unregistered, file=sys.stderr)
@@ -128,77 +145,10 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
     return 0
 
 
-def _take_scores(ride: Ride, outcome: Outcome) -> None:
-    """The scores that were made beside the training, from MLflow to where those of the workers would be.
-
-    Raises:
-        RuntimeError: the config names an objective, and the last checkpoint was not scored by it.
-    """
-    config = ride.plan.config
-    objective, sign = evaluation.objective(config.gan(), ride.dataset)
-    histories = tracking.histories(ride.tracker, ride.run_id, evaluation.PREFIX)
-    outcome["last_scores"] = {key: points[-1][1] for key, points in histories.items() if points[-1][0] == outcome["images_seen"]}
-    if points := histories.get(objective):
-        step, value = min(points, key=lambda point: sign * point[1])
-        outcome["best"] = {objective: value, "images_seen": float(step)}
-    if config.evaluation.objective and objective not in outcome["last_scores"]:
-        raise RuntimeError(f"evaluation.objective: {config.evaluation.objective} could not be measured at the end; see the run's tags")
-
-
-def _finish(ride: Ride, outcome: Outcome, clock: "Stopwatch") -> str:
-    """Log the model and what the workers said of themselves; returns the model's URI."""
-    plan, dataset, tracker, run_id, _ = ride
-    with storage.latest(plan.config.ray.storage_path, run_id) as folder:
-        model = export.log_generator(tracker, run_id, plan.config.gan(), dataset, folder)
-    if not plan.resume:
-        tracking.log_values(tracker, run_id, clock.metrics(), step=0)
-    tracker.client.set_tag(run_id, "raygan.worker_hardware", outcome["hardware"])
-    tracker.client.set_tag(run_id, "raygan.precision", outcome["precision"])
-    return model
-
-
-def _registered(ride: Ride, outcome: Outcome, model: str) -> tuple[str, str]:
-    """The model's address, and what to tell where it was to be registered and could not: the training is complete all the same."""
-    name = ride.plan.config.mlflow.registered_model
-    if name is None:
-        return model, ""
-    try:
-        version = patiently(lambda: _register(ride, outcome, model), ride.plan.config.mlflow.delivery_timeout_seconds, say)
-    except Exception as error:  # each kind of store has its own exceptions
-        return model, (
-            f"\nraygan train: run {ride.run_id} is finished, but its model could not be registered as {name}: {_brief(error)}\n"
-            f"register it with: python -c \"import mlflow; mlflow.register_model('{model}', '{name}')\""
-        )
-    return f"{version} ({model})", ""
-
-
-def _register(ride: Ride, outcome: Outcome, model: str) -> str:
-    """Make the model a version of the registered model that the config names; returns its address."""
-    config, name = ride.plan.config, ride.plan.config.mlflow.registered_model
-    assert name is not None, "asked for only where the config names one"
-    objective, _ = evaluation.objective(config.gan(), ride.dataset)
-    scores = outcome["last_scores"]
-    tags = {"raygan.score": f"{objective.removeprefix(evaluation.PREFIX)} {scores[objective]:.6g}"} if objective in scores else {}
-    return export.register(ride.tracker, name, model, ride.run_id, tags=tags)
-
-
 def _again(plan: Plan, run_id: str, *, local: bool) -> str:
     """The command that continues the run."""
     uri = plan.config.mlflow.tracking_uri
     return f"raygan train --resume {run_id}" + (f" mlflow.tracking_uri={uri}" if uri else "") + (" --local" if local else "")
-
-
-def _brief(error: Exception) -> str:
-    """Ray's errors hold whole tracebacks: their first and last lines say what and why."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    if len(lines) <= LINES_SHOWN:
-        return str(error)
-    return f"{lines[0]}\n  {lines[-1].strip()}\nThe whole error is in the run's {tracking.ERROR_FILE}."
-
-
-def say(sentence: str) -> None:
-    """A line for the user."""
-    print(sentence, file=sys.stderr, flush=True)
 
 
 def _summary(ride: Ride, outcome: Outcome, model: str, clock: "Stopwatch") -> str:

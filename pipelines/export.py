@@ -9,7 +9,7 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import torch
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
@@ -25,24 +25,36 @@ PACKAGES = ("mlflow", "torch", "numpy", "pillow")
 
 
 def log_generator(tracker: Tracker, run_id: str, config: GanConfig, dataset: ImageDataset, folder: Path) -> str:
-    """Log the averaged generator of the checkpoint in `folder` to the run; returns the model's URI."""
+    """Log the averaged generator of the checkpoint in `folder` to the run; returns the model's URI. A model of this run and step that is
+    there already, by an attempt whose answer was lost say, is that one, and is completed.
+    """
     state = checkpoint.load(folder)
     shape = portable.shape_of(config, dataset)
     description = Description(shape=shape, images_seen=state["images_seen"], content_hash=dataset.content_hash, gan=config)
-    model = tracker.client.create_logged_model(
+    model = _model_of(tracker, run_id, state["images_seen"]) or tracker.client.create_logged_model(
         tracker.experiment_id,
         name=MODEL_NAME,
         source_run_id=run_id,
         model_type="generator",
         params={"images_seen": str(state["images_seen"]), "network": config.network.name, "loss": config.loss.name},
     )
-    with tempfile.TemporaryDirectory(prefix="raygan-") as temporary:
-        saved = Path(temporary) / "model"
-        save_model(saved, Portable(portable.build(config, shape, state["g_ema"]), description))
-        tracker.client.log_model_artifacts(model.model_id, str(saved))
-    tracker.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-    tracker.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=state["images_seen"])])
+    if model.status != LoggedModelStatus.READY:
+        with tempfile.TemporaryDirectory(prefix="raygan-") as temporary:
+            saved = Path(temporary) / "model"
+            save_model(saved, Portable(portable.build(config, shape, state["g_ema"]), description))
+            tracker.client.log_model_artifacts(model.model_id, str(saved))
+        tracker.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    outputs = tracker.client.get_run(run_id).outputs
+    if model.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else [])]:
+        tracker.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=state["images_seen"])])
     return f"models:/{model.model_id}"
+
+
+def _model_of(tracker: Tracker, run_id: str, images_seen: int) -> LoggedModel | None:
+    """The run's model of that step, if there is one."""
+    condition = f"source_run_id = '{run_id}' AND name = '{MODEL_NAME}' AND params.images_seen = '{images_seen}'"
+    found = tracker.client.search_logged_models([tracker.experiment_id], condition, max_results=1)
+    return found[0] if found else None
 
 
 def save_model(path: Path, made: Portable) -> None:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from mlflow.exceptions import MlflowException
 
+from pipelines.signals import deaf
 from pipelines.tracking import ERROR_FILE, Tracker
 
 RETRY_SECONDS = 2.0
@@ -31,12 +32,15 @@ def patiently(action: Callable[[], T], seconds: float, say: Callable[[str], None
 
 
 def end_early(tracker: Tracker, run_id: str, status: str, error: str = "", tags: Mapping[str, str] | None = None) -> None:
-    """Set the final status of a run that was not completed, and tags; a store that is away keeps RUNNING, and the user is told."""
-    try:
-        for key, value in (tags or {}).items():
-            tracker.client.set_tag(run_id, key, value)
-        if error:
-            tracker.client.log_text(run_id, error, ERROR_FILE)
-        tracker.client.set_terminated(run_id, status)
-    except Exception as failure:  # the one that brought us here matters more
-        print(f"the status {status} could not be set in {tracker.uri}: {failure}", file=sys.stderr)
+    """Set the final status of a run that was not completed, and tags; a store that is away keeps RUNNING, and the user is told. Signals
+    do not disturb it.
+    """
+    with deaf():
+        try:
+            for key, value in (tags or {}).items():
+                tracker.client.set_tag(run_id, key, value)
+            if error:
+                tracker.client.log_text(run_id, error, ERROR_FILE)
+            tracker.client.set_terminated(run_id, status)
+        except Exception as failure:  # the one that brought us here matters more
+            print(f"the status {status} could not be set in {tracker.uri}: {failure}", file=sys.stderr)

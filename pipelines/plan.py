@@ -3,8 +3,9 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 
@@ -16,6 +17,11 @@ from gan_core.overrides import Tree, flatten, merge, parse, validate
 from gan_core.sampling import held_out_split
 from pipelines import environment, storage
 from pipelines.config import JobConfig, load_named, require_resumable
+
+if TYPE_CHECKING:
+    from pipelines.tracking import Tracker
+
+T = TypeVar("T")
 
 
 class Plan(NamedTuple):
@@ -71,20 +77,43 @@ def _once(name: str, config: JobConfig) -> Plan:
     if config.mlflow.run_name not in (None, name):
         raise ValueError(f"mlflow.run_name: given '{config.mlflow.run_name}' beside --once {name}; leave one of them out")
     tracker = tracking.reach(config.mlflow.tracking_uri)
-    run = tracking.named_run(tracker, config.mlflow.experiment, name)
+    run = _answer(tracker, lambda: tracking.named_run(tracker, config.mlflow.experiment, name))
     if run is None:
         return Plan(config, name, None, {}, once=True)
     if run.info.status == "FINISHED":
         return Plan(config, name, run.info.run_id, {}, once=True, finished=True)
-    before = flatten(validate(tracking.read_config(tracker, run.info.run_id), JobConfig))
-    require_resumable(before, flatten(config), run.info.run_id)
-    return Plan(config, name, run.info.run_id, before, once=True)
+    run_id = run.info.run_id
+    before = flatten(validate(_answer(tracker, lambda: tracking.read_config(tracker, run_id)), JobConfig))
+    require_resumable(before, flatten(config), run_id)
+    return Plan(config, name, run_id, before, once=True)
+
+
+def nothing_to_do(name: str, run_id: str) -> int:
+    """What is said, and the exit status, where the run called `name` is complete."""
+    print(f"run {run_id} is finished: there is nothing to do for --once {name}")
+    return 0
 
 
 def _stored_config(run: str, tracking_uri: str | None) -> Tree:
     from pipelines import tracking  # MLflow takes a second to import
 
-    return tracking.read_config(tracking.reach(tracking_uri), run)
+    tracker = tracking.reach(tracking_uri)
+    return _answer(tracker, lambda: tracking.read_config(tracker, run))
+
+
+def _answer(tracker: "Tracker", question: Callable[[], T]) -> T:
+    """What the tracking store says, which was reached a moment ago.
+
+    Raises:
+        ValueError: it answers with an error, or no more.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return question()
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        raise ValueError(f"mlflow.tracking_uri: {tracker.uri} has no answer now ({reason}); see its log, or repeat the command") from None
 
 
 class Ready(NamedTuple):

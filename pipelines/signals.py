@@ -67,7 +67,19 @@ def gently() -> Iterator[Asked]:
 
 
 @contextmanager
-def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
+def deaf() -> Iterator[None]:
+    """Ctrl-C and SIGTERM are answered with a line, and change nothing, while the block lasts: for last words, whose end is near. Off the
+    main thread there is nothing to answer.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _handled(lambda *_: os.write(2, b"\nending already\n")):
+        yield
+
+
+@contextmanager
+def _handled(handler: Callable[[int, Any], Any]) -> Iterator[None]:
     before = {signum: signal.signal(signum, handler) for signum in SIGNALS}
     try:
         yield

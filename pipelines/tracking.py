@@ -305,9 +305,10 @@ def log_json(tracker: Tracker, run_id: str, value: Mapping[str, Any], file: str)
     tracker.client.log_text(run_id, json.dumps(value, indent=2), file)
 
 
-def log_values(tracker: Tracker, run_id: str, values: Mapping[str, float], step: int) -> None:
-    """Metrics that the driver knows, such as the times of the start."""
-    points = [Metric(key, value, int(time.time() * 1000), step) for key, value in values.items()]
+def log_values(tracker: Tracker, run_id: str, values: Mapping[str, float], step: int, *, milliseconds: int | None = None) -> None:
+    """Metrics that the driver knows, such as the times of the start. Given its time, a call that is repeated changes nothing."""
+    at = int(time.time() * 1000) if milliseconds is None else milliseconds
+    points = [Metric(key, value, at, step) for key, value in values.items()]
     tracker.client.log_batch(run_id, metrics=points, synchronous=True)
 
 

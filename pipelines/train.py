@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from gan_core.overrides import dumps
 from pipelines.config import packaged
-from pipelines.plan import check, make_plan
+from pipelines.plan import check, make_plan, nothing_to_do
+from pipelines.signals import status_of
 from pipelines.statuses import USAGE
 
 
@@ -17,10 +18,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed, 2 bad input (nothing was started), 130 Ctrl-C, 143 SIGTERM."""
     options = parser().parse_intermixed_args(arguments)
     try:
+        return _train(options)
+    except KeyboardInterrupt as interruption:  # while a training runs it has an answer of its own
+        print("\ninterrupted", file=sys.stderr)
+        return status_of(interruption)
+
+
+def _train(options: argparse.Namespace) -> int:
+    try:
         plan = make_plan(options)
         if plan.finished:
-            print(f"run {plan.resume} is finished: there is nothing to do for --once {options.once}")
-            return 0
+            assert plan.resume is not None, "only a run can be finished"
+            return nothing_to_do(plan.name, plan.resume)
         if options.print_config:
             print(dumps(plan.config.model_dump()), end="")
             return 0

@@ -16,7 +16,7 @@ from ray.tune.schedulers import FIFOScheduler
 
 from gan_core.overrides import merge
 from pipelines import cluster, environment, launch, results, tracking
-from pipelines.conduct import say
+from pipelines.completion import say
 from pipelines.results import CONFIRM, SCREEN, Row
 from pipelines.signals import status_of, terminable
 from pipelines.statuses import FAILED, USAGE
