@@ -82,8 +82,8 @@ def launch(job: "Job", config: JobConfig, progress: Watcher, asked: Asked, ask: 
     _set_knobs(config, elastic=elastic)
     storage.settle_ray_list(storage.place_of(config.ray.storage_path, job["run_id"]), needed=apart_too)
     trainer = ForgivingTrainer(
-        rank.train,
-        train_loop_config={"job": job, "board": board, "credentials": credentials, "validates": apart_too, "asks": ask is not None},
+        partial(rank.train, credentials),  # part of the function, as below: Ray's state, which the dashboard may show, holds the config
+        train_loop_config={"job": job, "board": board, "validates": apart_too, "asks": ask is not None},
         validation_config=_validation(config, apart.Told(job=job, credentials=credentials, board=board)) if apart_too else None,
         torch_config=ray.train.torch.TorchConfig(
             backend="nccl" if on_gpu else "gloo", timeout_s=int(config.ray.collective_timeout_seconds)

@@ -33,9 +33,9 @@ class Restart(RuntimeError):  # noqa: N818 - it is a wish rather than an error
     """A rank that leaves so that the group starts again, with what it has noted beside the checkpoints; no failure of the run."""
 
 
-def train(told: dict[str, Any]) -> "Outcome":
-    """Run the job that the driver sent, as one rank."""
-    os.environ.update(told["credentials"])  # for MLflow; not in the runtime environment, which the dashboard shows
+def train(credentials: dict[str, str], told: dict[str, Any]) -> "Outcome":
+    """Run the job that the driver sent, as one rank. `credentials` are MLflow's."""
+    os.environ.update(credentials)  # not in the runtime environment, which the dashboard shows
 
     from gan_core import OutOfMemoryError
 

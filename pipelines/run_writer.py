@@ -20,6 +20,7 @@ CLOCK = "progress/images_seen"
 METRICS_AT_ONCE = 1000  # the REST API's limit for one request
 WAIT_SECONDS, FLUSH_POLL_SECONDS = 1.0, 0.005
 LONGEST_WAIT_SECONDS = 15.0
+SIGN_SECONDS, LAST_CALL_SECONDS = 0.5, 2.0  # a call that is under way when the time is up may still end well
 
 
 def patient_client(tracking_uri: str) -> MlflowClient:
@@ -67,6 +68,10 @@ def _is_record(found: object) -> bool:
 
 class UndeliveredError(RuntimeError):
     """Records could not be delivered in the time allowed."""
+
+
+class _TimeIsUpError(RuntimeError):
+    """In the middle of the last delivery."""
 
 
 class RunWriter:
@@ -132,7 +137,7 @@ class RunWriter:
         return not left
 
     def close(self, timeout_seconds: float) -> None:
-        """Deliver what waits.
+        """Deliver what waits. A call that hangs, as calls to a network that swallows packets do, is left behind.
 
         Raises:
             UndeliveredError: some records still wait after `timeout_seconds`.
@@ -140,7 +145,8 @@ class RunWriter:
         self._give_up_at = time.monotonic() + timeout_seconds
         self._closing.set()
         self._wake.set()
-        self._thread.join()
+        while self._thread.is_alive() and time.monotonic() < self._give_up_at + LAST_CALL_SECONDS:
+            self._thread.join(SIGN_SECONDS)  # who looks whether this rank lives sees its CPU clock move
         left = self.pending()
         if left:
             points, pictures = sum(len(record["metrics"]) for record in left), sum(bool(record["picture"]) for record in left)
@@ -159,6 +165,8 @@ class RunWriter:
             try:
                 self._deliver(self.pending())
                 self._deliver_tags()
+            except _TimeIsUpError:
+                return
             except Exception as error:  # whatever the store raises: the records stay queued, and close() reports what is left
                 self._note_failure(error)
                 wait = min(wait * 2, LONGEST_WAIT_SECONDS)
@@ -174,15 +182,21 @@ class RunWriter:
         assert self._mark is not None
         fresh = [record for record in records if record["step"] > self._mark]
         for record in fresh:
+            self._require_time()
             if record["picture"]:
                 self._pictures.deliver(record["step"], record["milliseconds"], record["picture"])
             for key, value in record["tags"].items():
                 self._client.set_tag(self._run_id, key, value, synchronous=True)
         for batch in _batches([self._points(record) for record in fresh]):
+            self._require_time()
             self._client.log_batch(self._run_id, metrics=batch, synchronous=True)
             self._mark = batch[-1].step
         with self._lock:
             del self._queue[: len(records)]
+
+    def _require_time(self) -> None:
+        if time.monotonic() > self._give_up_at:
+            raise _TimeIsUpError
 
     def _deliver_tags(self) -> None:
         with self._lock:

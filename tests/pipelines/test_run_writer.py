@@ -194,3 +194,68 @@ def test_a_picture_that_arrived_by_half_is_completed_under_its_name_by_the_next_
     heir.add(8, {}, picture(8))
     heir.close(5)
     assert [step for step, _ in store.pictures] == [8]
+
+
+def closed_in(writer, seconds):
+    """How long it took to give up."""
+    started = time.monotonic()
+    with pytest.raises(UndeliveredError):
+        writer.close(seconds)
+    return time.monotonic() - started
+
+
+def test_a_call_that_hangs_is_not_waited_for_beyond_its_time(store, monkeypatch):
+    """A network that swallows packets answers nothing for as long as the client's own limits allow."""
+    monkeypatch.setattr(run_writer, "LAST_CALL_SECONDS", 0.3)
+    back = threading.Event()
+    monkeypatch.setattr(store, "log_batch", lambda *given, **options: back.wait(60.0))
+    writer = RunWriter("uri", "run", say=SAID.append)
+    writer.add(0, {"d/loss": 0.0})
+    time.sleep(0.2)
+    took = closed_in(writer, 0.5)
+    back.set()
+    assert 0.5 <= took < 10.0
+
+
+@pytest.mark.parametrize("slow", ["log_artifact", "log_batch"])
+def test_the_last_delivery_ends_between_two_calls_when_its_time_is_up(store, monkeypatch, slow):
+    monkeypatch.setattr(run_writer, "METRICS_AT_ONCE", 2)
+    calls, do = [], getattr(store, slow)
+
+    def slowly(*given, **options):
+        calls.append(slow)
+        time.sleep(0.1)
+        do(*given, **options)
+
+    monkeypatch.setattr(store, slow, slowly)
+    monkeypatch.setattr(run_writer, "WAIT_SECONDS", 60.0)  # nothing is delivered before the end
+    writer = RunWriter("uri", "run", say=SAID.append)
+    for step in range(100):
+        writer.add(step, {"d/loss": 0.0}, picture(1) if slow == "log_artifact" else None)
+    assert closed_in(writer, 0.5) < 10.0
+    assert not writer._thread.is_alive()
+    assert 1 <= len(calls) <= 8
+    assert SAID == []
+
+
+def test_a_rank_that_delivers_shows_signs_of_life(store, monkeypatch):
+    """Its thread's CPU clock moves, which is what its pulse looks at: metrics may take longer than ranks may stand still."""
+    import sys
+
+    from pipelines import pulse
+
+    monkeypatch.setattr(run_writer, "SIGN_SECONDS", 0.05)
+    store.away = True
+    writer = RunWriter("uri", "run", say=SAID.append)
+    writer.add(0, {"d/loss": 0.0})
+    rank = threading.Thread(target=lambda: closed_in(writer, 3.0))
+    rank.start()
+    clock = time.pthread_getcpuclockid(rank.ident)
+    time.sleep(0.5)
+    seen = []
+    for _ in range(3):
+        assert pulse.view(sys._current_frames()[rank.ident]).doing == "delivering metrics"
+        seen.append(time.clock_gettime(clock))
+        time.sleep(0.5)
+    rank.join()
+    assert seen[0] < seen[1] < seen[2]

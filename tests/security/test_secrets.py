@@ -4,6 +4,7 @@ import base64
 import os
 import shutil
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,46 @@ def test_no_planted_secret_is_left_in_any_file_or_output_of_a_good_and_of_a_fail
         assert not [needle for needle in needles() if needle in text.encode()], name
     assert leaks(tmp_path) == []
     assert leaks(session) == []
+
+
+def test_credentials_are_in_nothing_that_ray_stores_of_a_training(tmp_path, monkeypatch):
+    """With RAY_TRAIN_ENABLE_STATE_TRACKING=1 the config of the workers' function is state, which is exported and shown."""
+    from types import SimpleNamespace
+
+    from ray.train.v2._internal.util import construct_train_func
+
+    from gan_core.overrides import validate
+    from pipelines import launch, rank
+    from pipelines.config import JobConfig
+    from pipelines.signals import Asked
+    from tests.support import tiny_tree
+
+    for key in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.setenv(key, PLANTED[key])
+    given = {}
+
+    def trainer(function, **options):
+        given.update(options, function=function)
+        return SimpleNamespace(fit=lambda: None)
+
+    monkeypatch.setattr(launch, "ForgivingTrainer", trainer)
+    monkeypatch.setattr(launch, "Overseer", lambda *told, **options: None)
+    monkeypatch.setattr(launch.boards, "new", lambda facts: "the board")
+    monkeypatch.setattr(launch.machines, "uses_gpu", lambda config: False)
+    monkeypatch.setattr(launch, "_wait", lambda *told: SimpleNamespace(return_value="done"))
+    config = validate(tiny_tree(ray__storage_path=str(tmp_path)), JobConfig)
+    job = {"config": config.model_dump(), "tracking_uri": "http://x", "run_id": "r", "content_hash": "h"}
+    assert launch.launch(job, config, SimpleNamespace(say=print), Asked()) == "done"
+    stored = repr({key: value for key, value in given.items() if key != "function"}).encode()
+    assert b"http://x" in stored
+    assert [needle for needle in needles() if needle in stored] == []
+
+    called = []
+    monkeypatch.setattr(rank, "Pulse", lambda board: pytest.fail("the environment comes first"))
+    monkeypatch.setattr(rank, "os", SimpleNamespace(environ=SimpleNamespace(update=called.append)))
+    with pytest.raises(pytest.fail.Exception):
+        construct_train_func(given["function"], given["train_loop_config"], nullcontext)()
+    assert called == [{key: PLANTED[key] for key in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")}]
 
 
 ADDRESSES = [
