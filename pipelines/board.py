@@ -30,9 +30,11 @@ class Taken(NamedTuple):
     refusal: str
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1)
 class _Board:
-    """Holds what the driver has not shown yet, its answers to questions, and its wish; `facts` are the driver's."""
+    """Holds what the driver has not shown yet, its answers to questions, and its wish; `facts` are the driver's. Ray may start it anew,
+    with these alone: ranks and driver then say again what it must know.
+    """
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts

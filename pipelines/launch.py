@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import ray
 import ray.train
 import ray.train.torch
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
 
 from gan_core.wishes import Wish
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pipelines.session import Job, Outcome
 
 POLL_SECONDS, ANSWER_SECONDS, STOP_SECONDS = 0.5, 0.1, 60.0
+TAKE_SECONDS, SILENCE_SECONDS = 10.0, 60.0
 KNOB_MARGIN_SECONDS = 60.0
 GRACE_SECONDS = 45.0  # of the 60 that a job is to be given
 STALLS_TAG, STALLS_KEPT = "raygan.stalls", 5
@@ -76,32 +78,8 @@ def launch(job: "Job", config: JobConfig, progress: Watcher, asked: Asked, ask: 
         Interrupted: asked to end, and no checkpoint could be had in time.
     """
     board = boards.new({**agreement.facts(), agreement.DATA: job["content_hash"]})
-    credentials = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_TRACKING_")}
-    on_gpu, apart_too = machines.uses_gpu(config), config.ray.asynchronous_evaluation
-    bundle, elastic = machines.bundle_of(config, on_gpu), config.ray.min_workers is not None
-    _set_knobs(config, elastic=elastic)
-    storage.settle_ray_list(storage.place_of(config.ray.storage_path, job["run_id"]), needed=apart_too)
-    trainer = ForgivingTrainer(
-        partial(rank.train, credentials),  # part of the function, as below: Ray's state, which the dashboard may show, holds the config
-        train_loop_config={"job": job, "board": board, "validates": apart_too, "asks": ask is not None},
-        validation_config=_validation(config, apart.Told(job=job, credentials=credentials, board=board)) if apart_too else None,
-        torch_config=ray.train.torch.TorchConfig(
-            backend="nccl" if on_gpu else "gloo", timeout_s=int(config.ray.collective_timeout_seconds)
-        ),
-        scaling_config=ScalingConfig(
-            num_workers=(config.ray.fewest_workers, config.ray.num_workers) if elastic else config.ray.num_workers,
-            use_gpu=on_gpu,
-            resources_per_worker=bundle,
-            placement_strategy=config.ray.placement.upper(),
-        ),
-        run_config=RunConfig(
-            name=job["run_id"],
-            storage_path=config.ray.storage_path,
-            # How long machines are waited for is the overseer's to judge, each time anew; Ray's limit is for the whole run.
-            failure_config=FailureConfig(max_failures=config.ray.max_failures, controller_failure_limit=-1),
-            checkpoint_config=CheckpointConfig(num_to_keep=config.ray.checkpoints_to_keep),  # of those that it scores
-        ),
-    )
+    bundle = machines.bundle_of(config, machines.uses_gpu(config))
+    trainer = _trainer(job, config, board, bundle, asks=ask is not None)
     overseer = Overseer(config, bundle, progress.say, _Record(job), alone=ask is None)
     fitting = in_thread(trainer.fit, "ray-train")
     try:
@@ -115,6 +93,37 @@ def launch(job: "Job", config: JobConfig, progress: Watcher, asked: Asked, ask: 
         raise
     outcome: Outcome = result.return_value
     return outcome
+
+
+def _trainer(job: "Job", config: JobConfig, board: Any, bundle: dict[str, float], *, asks: bool) -> ForgivingTrainer:
+    """What is told to Ray Train. MLflow's credentials are part of the functions: what these are given is Ray's to store and to show."""
+    credentials = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_TRACKING_")}
+    asked, apart_too, elastic = config.ray, config.ray.asynchronous_evaluation, config.ray.min_workers is not None
+    _set_knobs(config, elastic=elastic)
+    storage.settle_ray_list(storage.place_of(asked.storage_path, job["run_id"]), needed=apart_too)
+    beside = partial(apart.score, told=apart.Told(job=job, credentials=credentials, board=board))
+    return ForgivingTrainer(
+        partial(rank.train, credentials),
+        train_loop_config={"job": job, "board": board, "validates": apart_too, "asks": asks},
+        # The task of a validation waits for the task that works.
+        validation_config=ValidationConfig(fn=beside, ray_remote_kwargs={"num_cpus": 0}) if apart_too else None,
+        torch_config=ray.train.torch.TorchConfig(
+            backend="nccl" if "GPU" in bundle else "gloo", timeout_s=int(asked.collective_timeout_seconds)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=(asked.fewest_workers, asked.num_workers) if elastic else asked.num_workers,
+            use_gpu="GPU" in bundle,
+            resources_per_worker=bundle,
+            placement_strategy=asked.placement.upper(),
+        ),
+        run_config=RunConfig(
+            name=job["run_id"],
+            storage_path=asked.storage_path,
+            # How long machines are waited for is the overseer's to judge, each time anew; Ray's limit is for the whole run.
+            failure_config=FailureConfig(max_failures=asked.max_failures, controller_failure_limit=-1),
+            checkpoint_config=CheckpointConfig(num_to_keep=asked.checkpoints_to_keep),  # of those that it scores
+        ),
+    )
 
 
 def _set_knobs(config: JobConfig, *, elastic: bool) -> None:
@@ -146,34 +155,35 @@ class _Record:
         patient_client(self._job["tracking_uri"]).set_tag(self._job["run_id"], STALLS_TAG, text)
 
 
-def _validation(config: JobConfig, told: apart.Told) -> ValidationConfig:
-    """Scoring beside the training. What it is told is part of the function: arguments, and so credentials, would be stored in files."""
-    return ValidationConfig(
-        fn=partial(apart.score, told=told),
-        ray_remote_kwargs={"num_cpus": 0},  # it waits for the task that works
-    )
-
-
 class _Desk:
     """Shows what the board has, and answers its questions."""
 
     def __init__(self, board: Any, progress: Watcher, ask: Ask | None) -> None:
         self.board, self._progress, self._ask = board, progress, ask
         self.interval = POLL_SECONDS if ask is None else ANSWER_SECONDS
+        self._answers: dict[int, bool] = {}
+        self._silent_since: float | None = None
 
-    def serve(self) -> list[boards.Heard]:
-        """Returns how the ranks are.
+    def serve(self, wish: Wish) -> list[boards.Heard] | None:
+        """Returns how the ranks are, None where the board cannot tell now. It is told of `wish` each time: one that was started anew knows
+        nothing.
 
         Raises:
-            RuntimeError: a rank's software or data differ from the driver's.
+            RuntimeError: a rank's software or data differ from the driver's, or the board stays silent.
         """
-        taken = ray.get(self.board.take.remote())
+        if wish is not Wish.NONE:
+            self.board.want.remote(int(wish))
+        try:
+            taken = ray.get(self.board.take.remote(), timeout=TAKE_SECONDS)
+        except (GetTimeoutError, RayActorError) as error:
+            self._bear_silence(error)
+            return None
+        self._silent_since = None
         for said in taken.said:
             if isinstance(said, str):
                 self._progress.say(said)
             elif isinstance(said, rank.Question):
-                assert self._ask is not None
-                self.board.reply.remote(said.images_seen, self._ask(*said))
+                self.board.reply.remote(said.images_seen, self._answer(said))
             else:
                 self._progress.show(*said)
         if taken.refusal:
@@ -181,21 +191,39 @@ class _Desk:
         heard: list[boards.Heard] = taken.heard
         return heard
 
+    def _answer(self, question: rank.Question) -> bool:
+        """A question that comes again, because the board was started anew meanwhile, was answered once and for all."""
+        assert self._ask is not None
+        if question.images_seen not in self._answers:
+            self._answers[question.images_seen] = self._ask(*question)
+        return self._answers[question.images_seen]
+
+    def _bear_silence(self, error: Exception) -> None:
+        now = time.monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+            self._progress.say(f"the workers' board on this node does not answer; it is waited for, {SILENCE_SECONDS:g} s at most")
+        elif now - self._silent_since > SILENCE_SECONDS:
+            raise RuntimeError(
+                f"the workers' board on this node has not answered for {now - self._silent_since:.0f} s; see whether the node is "
+                f"overloaded, and Ray's logs"
+            ) from error
+
 
 def _wait(future: Future[Any], desk: _Desk, overseer: Overseer, asked: Asked) -> Any:
     """Serve the board and watch the ranks until the result is there and the last report was shown."""
     finished, give_up_at = False, None
     while not finished:
         finished = bool(wait([future], timeout=desk.interval).done)
-        heard = desk.serve()
+        heard = desk.serve(Wish.NONE if asked.signum is None else Wish.STOP)
         if finished:
             break
-        overseer.look(heard)
+        if heard is not None:
+            overseer.look(heard)
         if asked.signum is None:
             continue
         if give_up_at is None:
             give_up_at = time.monotonic() + GRACE_SECONDS
-            desk.board.want.remote(int(Wish.STOP))
         if overseer.gathering or time.monotonic() > give_up_at:  # nobody is there to save anything
             raise Interrupted(asked.signum)
     return future.result()

@@ -5,6 +5,7 @@ from typing import Any
 
 import ray
 
+from pipelines.agreement import name_of
 from pipelines.config import JobConfig
 
 Resources = Mapping[str, float]
@@ -61,7 +62,7 @@ def require_room(config: JobConfig) -> None:
     if _grows():
         return
     asked, bundle = config.ray, bundle_of(config, uses_gpu(config))
-    nodes = {_address(node): node["Resources"] for node in _alive()}
+    nodes = {name_of(node): node["Resources"] for node in _alive()}
     there, fewest = list(nodes.values()), asked.fewest_workers
     if not fits(there, bundle, fewest, asked.placement):
         raise ValueError(
@@ -88,14 +89,14 @@ def demand(config: JobConfig, bundle: Resources) -> str:
 
 def present(bundle: Resources) -> str:
     """What the cluster's nodes have, in words."""
-    return _listed({_address(node): node["Resources"] for node in _alive()}, bundle)
+    return _listed({name_of(node): node["Resources"] for node in _alive()}, bundle)
 
 
 def _listed(nodes: Mapping[str, Resources], bundle: Resources) -> str:
     kinds = [kind for kind, amount in bundle.items() if amount > 0]
-    named = [f"{address} has {_amounts({kind: has.get(kind, 0.0) for kind in kinds})}" for address, has in nodes.items()]
+    named = [f"{name} has {_amounts({kind: has.get(kind, 0.0) for kind in kinds})}" for name, has in nodes.items()]
     more = f", and {len(named) - NODES_NAMED} more nodes" if len(named) > NODES_NAMED else ""
-    return f"node {', node '.join(named[:NODES_NAMED])}{more}" if named else "there is no node"
+    return f"{', '.join(named[:NODES_NAMED])}{more}" if named else "there is no node"
 
 
 def _amounts(resources: Resources) -> str:
@@ -104,10 +105,6 @@ def _amounts(resources: Resources) -> str:
 
 def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
-
-
-def _address(node: Mapping[str, Any]) -> str:
-    return f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
 
 
 def _grows() -> bool:

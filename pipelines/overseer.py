@@ -12,6 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines import machines, vigil
+from pipelines.agreement import name_of
 from pipelines.board import Heard
 from pipelines.config import JobConfig
 from pipelines.pulse import DONE
@@ -136,7 +137,7 @@ class Overseer:
 
     def _nodes_of(self, group: str) -> str:
         ids = set(_placement_groups()[group]["bundles_to_node_id"].values())
-        return ", ".join(f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})" for node in ray.nodes() if node["NodeID"] in ids)
+        return ", ".join(name_of(node) for node in ray.nodes() if node["NodeID"] in ids)
 
 
 def _placement_groups() -> dict[str, Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipelines.session import Outcome
     from pipelines.storage import Found
 
-ANSWER_SECONDS = 0.05
+ANSWER_SECONDS, REPEAT_SECONDS, SILENCE_SECONDS = 0.05, 30.0, 60.0
 
 
 class Question(NamedTuple):
@@ -165,10 +165,8 @@ class RaySession:
         Raises:
             RuntimeError: it differs from the driver's. The driver, which hears of it too, ends the run.
         """
-        import ray
-
         mine = {**facts(), DATA: trainer.parts.dataset.content_hash}
-        if sentence := ray.get(self._board.attest.remote(self._where, mine)):
+        if sentence := heard(lambda: self._board.attest.remote(self._where, mine)):
             raise RuntimeError(sentence)
         seen = weakref.ref(trainer)  # one that ran out of memory has to go before the next one is built
 
@@ -199,14 +197,11 @@ class RaySession:
         """Have rank 0 put the question on the board, and every rank wait for the driver's answer."""
         if not self._asks:
             return True
-        import ray
         from ray.train.collective import broadcast_from_rank_zero
 
         answer: bool | None = None
         if self.rank == 0:
-            ray.get(self._board.put.remote(Question(report.images_seen, report.metrics, report.done)))
-            while (answer := ray.get(self._board.answer.remote(report.images_seen))) is None:
-                time.sleep(ANSWER_SECONDS)
+            answer = answered(self._board, Question(report.images_seen, report.metrics, report.done))
         return bool(broadcast_from_rank_zero(answer))
 
     def wish(self) -> "Wish":
@@ -215,6 +210,38 @@ class RaySession:
 
         self._noticed = _preemption()
         return max(self._pulse.wish, Wish.NONE if self._noticed in (None, self._heeded) else Wish.CHECKPOINT)
+
+
+def heard(call: Callable[[], Any]) -> Any:
+    """What the driver's board answers to a call, which is made again where Ray has just started the board anew.
+
+    Raises:
+        RuntimeError: nothing for a minute.
+    """
+    import ray
+    from ray.exceptions import GetTimeoutError, RayActorError
+
+    give_up_at = time.monotonic() + SILENCE_SECONDS
+    while True:
+        try:
+            return ray.get(call(), timeout=max(1.0, give_up_at - time.monotonic()))
+        except (GetTimeoutError, RayActorError) as error:
+            if time.monotonic() >= give_up_at:
+                raise RuntimeError(f"the driver's board has not answered for {SILENCE_SECONDS:g} s") from error
+            time.sleep(1.0)
+
+
+def answered(board: Any, question: Question) -> bool:
+    """The driver's answer, however long it takes; now and then the question is put again, for a board that was started anew."""
+    put_at = float("-inf")
+    while True:
+        if time.monotonic() - put_at > REPEAT_SECONDS:
+            heard(lambda: board.put.remote(question))
+            put_at = time.monotonic()
+        answer: bool | None = heard(lambda: board.answer.remote(question.images_seen))
+        if answer is not None:
+            return answer
+        time.sleep(ANSWER_SECONDS)
 
 
 def _preemption() -> Any:

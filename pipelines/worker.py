@@ -78,19 +78,23 @@ def run(job: Job, session: Session) -> Outcome:
     except BaseException:
         desk.close(timeout_seconds=0.0)
         raise
-    finished_at = time.time()
+    return _conclude(trainer, desk, config, ending, entered_at=entered_at, built_at=built_at)
+
+
+def _conclude(trainer: Trainer, desk: Desk, config: JobConfig, ending: _Ending, *, entered_at: float, built_at: float) -> Outcome:
+    """Deliver what waits; returns what the run came to."""
+    finished_at, session, state = time.time(), desk.session, trainer.state
     peak = torch.tensor([peak_memory(session.device)], dtype=torch.int64, device=session.device)
     peaks = distributed.gather(peak).tolist()  # before close, which may wait for longer than a collective's time-out
-    patience = config.mlflow.delivery_timeout_seconds
-    undelivered = desk.close(min(patience, LAST_DELIVERY_SECONDS) if trainer.stopped else patience)
+    undelivered = desk.close(min(desk.patience, LAST_DELIVERY_SECONDS) if trainer.stopped else desk.patience)
     return Outcome(
         images_seen=trainer.images_seen,
-        d_steps=trainer.state.d_steps,
-        g_steps=trainer.state.g_steps,
-        device_seconds=trainer.state.device_seconds,
-        first_scores=trainer.state.first_scores,
-        last_scores=trainer.state.last_scores,
-        best=trainer.state.best,
+        d_steps=state.d_steps,
+        g_steps=state.g_steps,
+        device_seconds=state.device_seconds,
+        first_scores=state.first_scores,
+        last_scores=state.last_scores,
+        best=state.best,
         peak_memory_bytes=peaks,
         entered_at=entered_at,
         built_at=built_at,
