@@ -33,7 +33,7 @@ POLL_SECONDS, ANSWER_SECONDS, STOP_SECONDS = 0.5, 0.1, 60.0
 TAKE_SECONDS, SILENCE_SECONDS = 10.0, 60.0
 KNOB_MARGIN_SECONDS = 60.0
 GRACE_SECONDS = 45.0  # of the 60 that a job is to be given
-STALLS_TAG, STALLS_KEPT = "raygan.stalls", 5
+SENTENCES_KEPT = 5
 
 Ask = Callable[[int, dict[str, float], bool], bool]
 
@@ -140,19 +140,18 @@ def _set_knobs(config: JobConfig, *, elastic: bool) -> None:
 
 
 class _Record:
-    """Keeps the last stalls as a tag of the run, without waiting for the tracking store."""
+    """Keeps the last sentences of each kind as a tag of the run, without waiting for the tracking store."""
 
     def __init__(self, job: "Job") -> None:
         self._job = job
-        self._noted: list[str] = []
+        self._noted: dict[str, list[str]] = {}
 
-    def __call__(self, sentence: str) -> None:
-        self._noted = [*self._noted, sentence][-STALLS_KEPT:]
-        text = "\n".join(dict.fromkeys(self._noted))
-        in_thread(partial(self._write, text), "record")
+    def __call__(self, tag: str, sentence: str) -> None:
+        self._noted[tag] = [*self._noted.get(tag, []), sentence][-SENTENCES_KEPT:]
+        in_thread(partial(self._write, tag, "\n".join(dict.fromkeys(self._noted[tag]))), "record")
 
-    def _write(self, text: str) -> None:
-        patient_client(self._job["tracking_uri"]).set_tag(self._job["run_id"], STALLS_TAG, text)
+    def _write(self, tag: str, text: str) -> None:
+        patient_client(self._job["tracking_uri"]).set_tag(self._job["run_id"], tag, text)
 
 
 class _Desk:

@@ -20,23 +20,26 @@ from pipelines.pulse import DONE
 LOOK_SECONDS, TELL_SECONDS, NOTABLE_SECONDS = 1.0, 60.0, 60.0
 START_SECONDS = 120.0  # at least, for processes that read PyTorch from a slow disk
 END_SECONDS = 60.0  # at least, until the group of a process that was ended is gone: Ray Train ends the others one by one
+STALLS_TAG, RESTARTS_TAG = "raygan.stalls", "raygan.restarts"
 FAILED_STARTS = 5  # after which a worker group that never came to training is given up
 
 
 class Overseer:
-    """Called again and again with what the board has heard. `say` is for the user, `note` for the record; `alone` tells that all placement
-    groups of this Ray job are this run's, which is not so in a sweep. `trouble` is what the ranks stood still for when that was last seen.
+    """Called again and again with what the board has heard. `say` is for the user, `note` keeps a sentence under a tag of the run; `alone`
+    tells that all placement groups of this Ray job are this run's, which is not so in a sweep. `trouble` is why the ranks stood still when
+    that was last seen, if it was not over for a while since.
     """
 
     def __init__(
-        self, config: JobConfig, bundle: dict[str, float], say: Callable[[str], None], note: Callable[[str], None], *, alone: bool
+        self, config: JobConfig, bundle: dict[str, float], say: Callable[[str], None], note: Callable[[str, str], None], *, alone: bool
     ):
         self._config, self._bundle, self._say, self._note, self._alone = config, bundle, say, note, alone
         patience = config.ray.stall_timeout_seconds
         self._notable = min(NOTABLE_SECONDS, patience / 4, config.ray.collective_timeout_seconds / 2)
-        self._group, self._ranks = "", 0
+        self._group, self._ranks, self._restarts = "", 0, 0
         self._told = False
         self._ended_at: float | None = None
+        self._moving_since: float | None = None
         self._bare_since = self._told_at = time.monotonic()
         self._looked_at = 0.0
         self._starts: dict[str, float] = {}
@@ -64,18 +67,18 @@ class Overseer:
         if self.gathering or heard[0].beat.group != self._group:
             self._welcome(heard[0].beat.ranks)
             self._group, self._told, self._ended_at, self._starts = heard[0].beat.group, False, None, {}
-            self.gathering, self.trouble = False, ""
+            self.gathering, self.trouble, self._moving_since = False, "", None
         self._bare_since = self._told_at = now
         stall = vigil.stall(heard)
         patience = self._config.ray.stall_timeout_seconds
         if stall is None or stall.seconds < self._notable:
-            self._told = False
+            self._passed(now)
             return
-        self.trouble = stall.sentence
+        self._moving_since, self.trouble = None, stall.sentence
         if not self._told:
             self._told = True
             self._say(f"no progress for {stall.seconds:.0f} s: {stall.sentence}")
-            self._note(stall.sentence)
+            self._note(STALLS_TAG, stall.sentence)
         if stall.seconds < patience:
             return
         if self._ended_at is None:
@@ -86,14 +89,27 @@ class Overseer:
         elif now - self._ended_at > max(END_SECONDS, patience):
             raise RuntimeError(f"no progress for {stall.seconds:.0f} s, and no worker could be ended: {stall.sentence}")
 
+    def _passed(self, now: float) -> None:
+        """The ranks move. Those of a group that is being taken down move too, for a last time: what they stood still for explains the next
+        group until they have moved for a minute.
+        """
+        self._told, self._ended_at = False, None
+        self._moving_since = now if self._moving_since is None else self._moving_since
+        if now - self._moving_since > END_SECONDS:
+            self.trouble = ""
+
     def _welcome(self, ranks: int) -> None:
-        """Tell of a worker group that is not the first one, where something about it is news."""
-        instead = f" instead of {self._ranks}" if self._ranks not in (0, ranks) else ""
-        because = f", because {self.trouble}" if self.trouble else ""
-        if self._group and (instead or because):
-            self._say(f"a new group of {ranks} worker{'s' if ranks > 1 else ''}{instead}{because}")
-        if self._group and self.trouble:
-            self._note(self.trouble)
+        """Tell of a worker group that is not the first one. Ray Train does not say why it made one."""
+        if self._group:
+            self._restarts += 1
+            instead = f" instead of {self._ranks}" if ranks != self._ranks else ""
+            because = "" if ranks > self._ranks else f", because {self.trouble or 'workers were lost, or asked for it'}"
+            news = f"a new group of {ranks} worker{'s' if ranks > 1 else ''}{instead}{because}"
+            most = self._config.ray.max_failures
+            self._say(f"{news}; restart {self._restarts}, and those for lost workers may be {most} (ray.max_failures)")
+            self._note(RESTARTS_TAG, f"restart {self._restarts}: {news}")
+            if self.trouble:
+                self._note(STALLS_TAG, self.trouble)
         self._ranks = ranks
 
     def _wait(self, now: float) -> None:

@@ -147,7 +147,7 @@ def watch(monkeypatch):
     ended, said, noted = [], [], []
     monkeypatch.setattr(overseer, "_end_process", lambda culprit: ended.append(culprit.beat.rank))
     asked = config(ray__num_workers=2, ray__stall_timeout_seconds=40, ray__machines_timeout_seconds=100)
-    seer = Overseer(asked, {"CPU": 1.0}, said.append, noted.append, alone=True)
+    seer = Overseer(asked, {"CPU": 1.0}, said.append, lambda *note: noted.append(note), alone=True)
 
     def look(ranks, after):
         clock.now += after
@@ -172,18 +172,49 @@ def test_a_rank_that_stands_still_is_told_ended_once_and_given_up(watch):
         watch.look(ranks(103.0), 18)
 
 
-def test_a_new_group_is_told_of_where_something_about_it_is_news(watch):
-    watch.groups |= {name: {"state": "CREATED"} for name in ("second", "third", "fourth")}
+LIMIT = "and those for lost workers may be 3 (ray.max_failures)"
+
+
+def test_every_new_group_is_told_of_counted_and_kept(watch):
+    watch.groups |= {name: {"state": "CREATED"} for name in ("second", "third", "fourth", "fifth")}
     watch.look([heard(0)], 2)  # the other one has not said anything yet
     watch.look([heard(0, group="second"), heard(1, group="second")], 2)
-    assert watch.said == []
     watch.look([heard(0, group="third", ranks=1)], 2)
     watch.look([heard(0, group="third", ranks=1, still=30.0)], 2)
-    watch.look([heard(0, group="fourth")], 2)
-    assert watch.said[0] == "a new group of 1 worker instead of 2"
-    assert watch.said[2].startswith("a new group of 2 workers instead of 1, because rank 0 (node 10.0.0.0, process 70) stands still")
-    assert len(watch.said) == 3
-    assert watch.noted == [watch.said[2].partition("because ")[2]] * 2
+    watch.look([heard(0, group="fourth", ranks=1)], 2)
+    watch.look([heard(0, group="fifth")], 2)
+    lost, fewer, stall, same, more = watch.said
+    assert lost == f"a new group of 2 workers, because workers were lost, or asked for it; restart 1, {LIMIT}"
+    assert fewer == f"a new group of 1 worker instead of 2, because workers were lost, or asked for it; restart 2, {LIMIT}"
+    assert stall.startswith("no progress for 30 s: rank 0 (node 10.0.0.0, process 70) stands still")
+    assert same.startswith("a new group of 1 worker, because rank 0 (node 10.0.0.0, process 70) stands still")
+    assert same.endswith(f"; restart 3, {LIMIT}")
+    assert more == f"a new group of 2 workers instead of 1; restart 4, {LIMIT}"
+    restarts = [sentence for tag, sentence in watch.noted if tag == "raygan.restarts"]
+    assert restarts == [f"restart {index + 1}: {said.partition(';')[0]}" for index, said in enumerate((lost, fewer, same, more))]
+    assert [sentence for tag, sentence in watch.noted if tag == "raygan.stalls"] == [stall.partition(": ")[2]] * 2
+
+
+def test_a_stall_that_has_passed_is_not_what_a_later_group_begins_for(watch):
+    watch.groups["second"] = {"state": "CREATED"}
+    watch.look([heard(0, still=20.0), heard(1, still=20.0)], 2)
+    watch.look([heard(0), heard(1)], 2)
+    assert "rank 0" in watch.seer.trouble  # they may move for the last time
+    watch.look([heard(0), heard(1)], 61)
+    assert watch.seer.trouble == ""
+    watch.look([heard(0, group="second"), heard(1, group="second")], 2)
+    assert watch.said[-1] == f"a new group of 2 workers, because workers were lost, or asked for it; restart 1, {LIMIT}"
+
+
+def test_a_second_stall_of_one_group_has_its_own_ending(watch):
+    ranks = lambda still: [heard(0, still=still, waits=True), heard(1, still=still)]  # noqa: E731
+    watch.look(ranks(42.0), 2)
+    assert watch.ended == [1]
+    watch.look(ranks(0.0), 2)
+    watch.look(ranks(42.0), 300)
+    assert watch.ended == [1, 1]
+    with pytest.raises(RuntimeError, match="no worker could be ended"):
+        watch.look(ranks(105.0), 63)
 
 
 def test_machines_that_do_not_come_are_waited_for_and_told_each_minute(watch):
