@@ -146,3 +146,30 @@ def test_promtool_takes_the_configuration_the_rules_and_every_query(tmp_path):
     ):
         result = subprocess.run(["promtool", "check", *words], capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_run_is_silent_after_half_an_hour_and_not_before(tmp_path):
+    """One that has moved until minute 20, one that begins at minute 60 and never moves, one that reports every 20 minutes."""
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool, which comes with Prometheus, is not on this machine")
+    series = {"stops": "0+100x20 2000x100", "new": "_x60 0x60", "slow": " ".join(f"{n}x19" for n in range(6))}
+    input_series = [{"series": f'ray_raygan_images_seen{{run_name="{name}"}}', "values": values} for name, values in series.items()]
+
+    def ringing(minute, *names):
+        summary = "run {} has not moved for 30 minutes: finished in a worker that is still there, or hanging"
+        alerts = [{"exp_labels": {"run_name": name}, "exp_annotations": {"summary": summary.format(name)}} for name in names]
+        return {"eval_time": f"{minute}m", "alertname": "RunSilent", "exp_alerts": alerts}
+
+    times = [
+        ringing(10),
+        ringing(48),
+        ringing(58, "stops"),
+        ringing(88, "stops"),
+        ringing(95, "stops", "new"),
+        ringing(119, "stops", "new"),
+    ]
+    rules = [str(INFRA / "compose/alerts.yaml")]
+    tests = [{"interval": "1m", "input_series": input_series, "alert_rule_test": times}]
+    (tmp_path / "silent.yaml").write_text(yaml.safe_dump({"rule_files": rules, "evaluation_interval": "1m", "tests": tests}))
+    result = subprocess.run(["promtool", "test", "rules", str(tmp_path / "silent.yaml")], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout + result.stderr
