@@ -111,11 +111,13 @@ def test_the_install_steps_of_the_cpu_target_make_an_environment_that_runs_rayga
     """From PyPI where PyTorch's own index is not reached: its wheels bring CUDA's libraries, which takes 7 GB and minutes."""
     venv = tmp_path / "venv"
     kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")}
-    index = next(rest.partition("=")[2] for word, rest in steps("cpu") if word == "ARG" and rest.startswith("TORCH_INDEX"))
+    arguments = dict(rest.split("=", 1) for word, rest in steps("cpu") if word == "ARG")
+    index = arguments["TORCH_INDEX"]
     path = f"{venv}/bin:{tmp_path}/python:{kept['PATH']}"
     (tmp_path / "python").mkdir()
     (tmp_path / "python/python").symlink_to(Path(sys.executable).resolve())
-    environment = {**kept, "PATH": path, "TORCH_INDEX": index if answers(index) else "https://pypi.org/simple", "HOME": str(tmp_path)}
+    arguments["TORCH_INDEX"] = index if answers(index) else "https://pypi.org/simple"
+    environment = {**kept, **arguments, "PATH": path, "HOME": str(tmp_path)}
     try:
         run_install_steps("cpu", tmp_path, environment)
         where = "import gan_core, pipelines, tune_spaces, sys; print(pipelines.__file__, sys.version_info[:2])"
@@ -128,5 +130,7 @@ def test_the_install_steps_of_the_cpu_target_make_an_environment_that_runs_rayga
             [f"{venv}/bin/python", "-c", "import torch; print(torch.__version__)"], env=environment, capture_output=True
         )
         assert version.stdout.decode().startswith("2."), version.stderr
+        built = (next(venv.glob("lib/*/site-packages/raygan-*.dist-info")) / "WHEEL").read_text()
+        assert f"Generator: setuptools ({arguments['SETUPTOOLS']})" in built
     finally:
         shutil.rmtree(tmp_path, ignore_errors=True)

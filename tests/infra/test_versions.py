@@ -53,11 +53,22 @@ def test_compose_and_the_dockerfile_name_the_same_images_as_the_overlays():
 
 def test_everything_that_is_installed_is_pinned():
     for command in re.findall(r"pip install (.*)", DOCKERFILE):
-        assert "--constraint constraints.txt" in command or "--requirement torch.txt" in command or "--no-deps" in command, command
+        constrained = "--constraint constraints.txt" in command or "--requirement torch.txt" in command or "--no-deps" in command
+        assert constrained or command.endswith('"setuptools==${SETUPTOOLS}"'), command
     named = ["mlflow", "psycopg2-binary", "boto3", "prometheus-flask-exporter", "flask-wtf", "wtforms", "nvidia-ml-py"]
     assert [name for name in named if name not in pins()] == []
     for requirement in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["gpu"] + PROJECT["optional-dependencies"]["server"]:
         assert re.match(r"[\w-]+", requirement)[0].lower().replace("torch-fidelity", "torch_fidelity") in pins(), requirement
+
+
+def test_what_builds_raygan_is_pinned_too():
+    """Constraints do not reach what pip installs to build with."""
+    setuptools = re.search(r"^ARG SETUPTOOLS=(\d+)\.\d+\.\d+$", DOCKERFILE, re.MULTILINE)[1]
+    (required,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert int(setuptools) >= int(re.match(r"setuptools>=(\d+)$", required)[1])
+    ours = [command for command in re.findall(r"pip install (.*)", DOCKERFILE) if re.search(r" '?\.(\[\w+\]')?$", command)]
+    assert len(ours) == 4
+    assert [command for command in ours if "--no-build-isolation" not in command] == []
 
 
 def test_the_launchers_machines_install_the_pins():
