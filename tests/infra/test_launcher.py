@@ -129,9 +129,7 @@ def test_workers_are_spot_instances_that_are_watched_and_the_head_is_not():
     assert "infra/ray-cluster/spot-watch.sh" in " ".join(LAUNCHER["worker_start_ray_commands"])
 
 
-@pytest.mark.parametrize(
-    "script", ["secrets.sh", "ray-cluster/spot-watch.sh", "kuberay/base/scripts/drain.sh", "kuberay/base/scripts/stop-jobs.sh"]
-)
+@pytest.mark.parametrize("script", ["secrets.sh", "ray-cluster/spot-watch.sh", "kuberay/base/scripts/drain.sh"])
 def test_scripts_are_plain_sh(script):
     checked = subprocess.run(["sh", "-n", str(INFRA / script)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
