@@ -46,6 +46,7 @@ def test_the_files_follow_the_schema():
         {"volumes": ["storage"]},
         {"shm_size": "two gigabytes"},
         {"deploy": {"resources": {"limit": {}}}},
+        {"pre_stop": [{"user": "root"}]},
     ],
 )
 def test_what_is_wrong_is_found(change):
@@ -124,6 +125,40 @@ def test_a_run_that_is_told_to_stop_has_time_for_its_checkpoint():
     for name in ("ray-head", "ray-worker"):
         service = compose()["services"][name]
         assert int(service["stop_grace_period"].removesuffix("s")) > int(service["environment"]["RAY_JOB_STOP_WAIT_TIME_S"]) == 60
+        (hook,) = service["pre_stop"]  # without it nothing tells a job: Ray ends with the container's first process
+        mounts = {place: source for source, place, *_ in (volume.split(":") for volume in service["volumes"])}
+        script = hook["command"][-1].split()[-1]
+        assert script == {"ray-head": "/etc/raygan/stop_jobs.py", "ray-worker": "/etc/raygan/drain.sh"}[name]
+        assert (INFRA / mounts[str(Path(script).parent)] / Path(script).name).is_file()
+    readme = (INFRA / "README.md").read_text()
+    assert "Docker with its compose plugin, 2.30 or newer" in readme
+
+
+def test_the_hook_of_a_worker_tells_ray_which_node_goes_and_leaves_time_for_a_checkpoint(tmp_path):
+    """With a `ray`, `sleep` and `hostname` that write down how they were called."""
+    for name, says in {"ray": '"node_id": "abc"', "sleep": "", "hostname": "10.0.0.7"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} \"$@\" >> {tmp_path}/calls\necho '{says}'\n")
+        (tmp_path / name).chmod(0o755)
+    (command,) = [hook["command"] for hook in compose()["services"]["ray-worker"]["pre_stop"]]
+    here = [word.replace("$$", "$").replace("/etc/raygan", str(INFRA / "kuberay/base/scripts")) for word in command]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RAY_ADDRESS": "ray-head:6379"}
+    subprocess.run(here, env=environment, check=True, timeout=30, capture_output=True)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call.split()[0] for call in calls] == ["hostname", "ray", "ray", "sleep"]
+    assert "list nodes --address ray-head:6379 --filter node_ip=10.0.0.7" in calls[1]
+    assert "drain-node --node-id abc" in calls[2]
+    assert "--deadline-remaining-seconds 20" in calls[2]
+    assert calls[3] == "sleep 20"
+
+
+def test_rays_objects_fit_into_the_shared_memory():
+    """Without the option Ray takes 30 % of the memory, and the disk where that is more than /dev/shm has."""
+    shared = re.fullmatch(r"(\d+)gb", EXAMPLE["RAY_SHM_SIZE"])[1]
+    assert int(shared) * 2**30 * 0.5 < int(EXAMPLE["RAY_OBJECT_STORE_BYTES"]) < int(shared) * 2**30 * 0.95
+    for name in ("ray-head", "ray-worker"):
+        service = compose()["services"][name]
+        assert "--object-store-memory=${RAY_OBJECT_STORE_BYTES:-1600000000}" in service["command"].split()
+        assert service["shm_size"] == "${RAY_SHM_SIZE:-2gb}"
 
 
 def test_mlflow_is_started_as_measured():
