@@ -6,16 +6,17 @@ from gan_core.config import GanConfig
 from gan_core.losses import LOSSES
 
 REMEDY = "take a smaller batch_size or network, precision=bfloat16, or more workers (ray.num_workers)"
-SIGNS = ("DefaultCPUAllocator: can't allocate memory", "STATUS_ALLOC_FAILED")  # PyTorch has no class for these
+# PyTorch has no class for these: CUDA's and NCCL's own words, the CPU's allocator, cuBLAS and cuDNN.
+SIGNS = ("out of memory", "DefaultCPUAllocator: can't allocate memory", "STATUS_ALLOC_FAILED")
 
 
 class OutOfMemoryError(RuntimeError):
     """A step found no memory, and is half done: networks, optimizers and running statistics are as nobody wants them."""
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether it says that memory was wanting, on a GPU or on the CPU."""
-    return type(error).__name__ == "OutOfMemoryError" or any(sign in str(error) for sign in SIGNS)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(sign in str(error) for sign in SIGNS)
 
 
 def size(config: GanConfig, accumulation_steps: int, ranks: int) -> int:

@@ -180,9 +180,9 @@ class Trainer:
                 self.step_discriminator()
             for _ in range(ratio.g):
                 self.step_generator()
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if memory.is_out_of_memory(error):
-                raise OutOfMemoryError(str(error).partition("\n")[0]) from None
+                raise OutOfMemoryError(str(error).partition("\n")[0] or type(error).__name__) from None
             raise
         self.parts.g_ema.update(images=ratio.d * self.config.batch_size, images_seen=self.images_seen)
         self.state.ratio.adjust(self.images_seen, began)
