@@ -58,8 +58,7 @@ def find(word: str, tracker: Tracker, *, best: bool) -> Trained:
         config = validate(tracking.read_config(tracker, word), JobConfig)
     except ValueError as error:
         raise ValueError(f"{brief(word)} is no path, models:/ address or run: {error}") from None
-    with storage.latest(config.ray.storage_path, word, best=best) as folder:
-        return _checkpoint(word, folder, word, tracker)
+    return storage.read_latest(config.ray.storage_path, word, lambda folder: _checkpoint(word, folder, word, tracker), best=best)
 
 
 def require_runs(words: list[str]) -> None:

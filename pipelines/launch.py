@@ -100,7 +100,7 @@ def _trainer(job: "Job", config: JobConfig, board: Any, bundle: dict[str, float]
     credentials = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_TRACKING_")}
     asked, apart_too, elastic = config.ray, config.ray.asynchronous_evaluation, config.ray.min_workers is not None
     _set_knobs(config, elastic=elastic)
-    storage.settle_ray_list(storage.place_of(asked.storage_path, job["run_id"]), needed=apart_too)
+    storage.settle_ray_list(storage.make_folder(asked.storage_path, job["run_id"]), needed=apart_too)
     beside = partial(apart.score, told=apart.Told(job=job, credentials=credentials, board=board))
     return ForgivingTrainer(
         partial(rank.train, credentials),

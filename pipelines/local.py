@@ -25,7 +25,7 @@ class LocalSession:
     def __init__(self, config: JobConfig, run_id: str, progress: Progress, ending: Asked) -> None:
         asked, self._ending = config.ray, ending
         self.show, self.say = progress.show, progress.say
-        place = storage.place_of(asked.storage_path, run_id)
+        place = storage.make_folder(asked.storage_path, run_id)
         self._shelf = Shelf(place, keep=asked.checkpoints_to_keep, timeout_seconds=asked.storage_timeout_seconds, say=self.say)
         self._shelf.prepare()
         use_gpu = torch.cuda.is_available() if asked.use_gpu is None else asked.use_gpu

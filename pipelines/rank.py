@@ -4,9 +4,9 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from pipelines.agreement import DATA, facts
 from pipelines.pulse import Pulse
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipelines.storage import Found
 
 ANSWER_SECONDS, REPEAT_SECONDS, SILENCE_SECONDS = 0.05, 30.0, 60.0
+T = TypeVar("T")
 
 
 class Question(NamedTuple):
@@ -84,31 +85,27 @@ class RaySession:
             say=self.say,
         )
         if self.rank == 0:
-            self._shelf.prepare()
+            self._shelf.prepare(alone=not validates)
 
     @contextmanager
     def latest_checkpoint(self) -> "Iterator[Found]":
         """The newest sound one, which rank 0 chooses, of a run with Ray or without."""
-        from gan_core.checkpoint import DamagedError
-        from pipelines import storage
+        from pipelines.storage import Found
 
-        if self.rank == 0:
-            try:
-                with self._shelf.newest() as found:
-                    self._from_rank_zero([found.name, found.damaged, ""])
-                    yield found
-            except DamagedError as error:
-                self._from_rank_zero([None, {}, str(error)])
-                raise
-            return
-        name, damaged, failure = self._from_rank_zero(None)
-        if failure:
-            raise DamagedError(failure)
-        if name is None:
-            yield storage.Found(None, None, damaged)
-            return
-        with storage.opened(self._shelf.place, name) as folder:
-            yield storage.Found(name, folder, damaged)
+        with ExitStack() as stack:
+            chosen: list[Found] = []
+
+            def choose() -> tuple[str | None, dict[str, str]]:
+                chosen.append(stack.enter_context(self._shelf.newest()))
+                return chosen[0].name, chosen[0].damaged
+
+            name, damaged = self._by_rank_zero(choose)
+            if chosen:
+                yield chosen[0]
+            elif name is None:
+                yield Found(None, None, damaged)
+            else:
+                yield Found(name, stack.enter_context(self._shelf.opened(name)), damaged)
 
     def save(self, name: str, fill: Callable[[Path], None], *, best_at: int | None) -> None:
         """Rank 0 writes; the others wait for it outside any collective, which would time out.
@@ -116,21 +113,13 @@ class RaySession:
         Where checkpoints are scored beside the training, Ray Train hears of each scheduled one once: of two by one name it would delete
         the new one together with the old.
         """
-        from pipelines import storage
-        from pipelines.shelf import StorageError
+        from pipelines.storage import PREFIX
 
-        failure, to_be_scored = "", False
-        if self.rank == 0:
-            try:
-                self._shelf.save(name, fill, best_at=best_at)
-            except StorageError as error:
-                failure = str(error)
-            scheduled = self._validates and name.startswith(storage.PREFIX)
-            to_be_scored = scheduled and not failure and name not in storage.ray_list(self._shelf.place)
-        failure, to_be_scored = self._from_rank_zero([failure, to_be_scored])
-        if failure:
-            raise StorageError(failure)
-        if to_be_scored:
+        def write() -> bool:
+            self._shelf.save(name, fill, best_at=best_at)
+            return self._validates and name.startswith(PREFIX) and name not in self._shelf.handed_over()
+
+        if self._by_rank_zero(write):
             self._report(name)
         self._heeded = self._noticed
 
@@ -147,12 +136,29 @@ class RaySession:
 
     def recall(self) -> dict[str, Any]:
         """Rank 0 reads the run's folder."""
-        known: dict[str, Any] = self._from_rank_zero(self._shelf.recall() if self.rank == 0 else None)
-        return known
+        return self._by_rank_zero(self._shelf.recall)
 
     def remember(self, facts: dict[str, Any]) -> None:
         """In the run's folder."""
         self._shelf.remember(facts)
+
+    def _by_rank_zero(self, action: Callable[[], T]) -> T:
+        """What `action` returns on rank 0, a plain value, on every rank; or, on every rank, its error where that is for the user."""
+        from gan_core.checkpoint import DamagedError
+        from pipelines.shelf import StorageError
+
+        kinds = {kind.__name__: kind for kind in (DamagedError, StorageError, ValueError)}
+        value, failure = None, None
+        if self.rank == 0:
+            try:
+                value = action()
+            except (StorageError, ValueError) as error:
+                failure = next(name for name, kind in kinds.items() if isinstance(error, kind)), str(error)
+        value, failure = self._from_rank_zero([value, failure])
+        if failure:
+            kind, sentence = failure
+            raise kinds[kind](sentence)
+        return cast("T", value)
 
     def _from_rank_zero(self, value: Any) -> Any:
         from ray.train.collective import broadcast_from_rank_zero
@@ -197,12 +203,10 @@ class RaySession:
         """Have rank 0 put the question on the board, and every rank wait for the driver's answer."""
         if not self._asks:
             return True
-        from ray.train.collective import broadcast_from_rank_zero
-
         answer: bool | None = None
         if self.rank == 0:
             answer = answered(self._board, Question(report.images_seen, report.metrics, report.done))
-        return bool(broadcast_from_rank_zero(answer))
+        return bool(self._from_rank_zero(answer))
 
     def wish(self) -> "Wish":
         """What the driver wants; and a checkpoint, once for each notice that a node of this run will be taken away."""

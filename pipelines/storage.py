@@ -9,9 +9,9 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 import pyarrow.fs
@@ -22,7 +22,12 @@ from gan_core.checkpoint import SUMS, DamagedError
 PREFIX, INTERIM, BEST = "checkpoint_", "interim_", "best_"
 TO_GO_ON_FROM = (PREFIX, INTERIM)
 DIGITS = 12
+TRIES = 5  # of a reader, while a run that lives replaces its checkpoints
+MARK = ".raygan"  # in a run's folder, by the driver that made it: the disk below a mount that has vanished does not have it
 PENDING, RAY_TRAIN_LIST = "undelivered.json", "checkpoint_manager_snapshot.json"
+
+
+T = TypeVar("T")
 
 
 class Place(NamedTuple):
@@ -54,6 +59,28 @@ def place_of(storage_path: str, run_id: str) -> Place:
     return Place(filesystem, f"{path}/{run_id}")
 
 
+def make_folder(storage_path: str, name: str) -> Place:
+    """Make the folder of a run or a sweep in the storage, with MARK in it. The driver's to do: others wait until they see it."""
+    place = place_of(storage_path, name)
+    place.filesystem.create_dir(place.folder, recursive=True)
+    if not _is_file(place.filesystem, f"{place.folder}/{MARK}"):
+        with place.filesystem.open_output_stream(f"{place.folder}/{MARK}") as file:
+            file.write(b"made by raygan's driver; where this file is missing, nothing is read or written\n")
+    return place
+
+
+def require_made(place: Place) -> None:
+    """Check that this machine sees the folder that the driver made.
+
+    Raises:
+        OSError: it does not.
+    """
+    if not _is_file(place.filesystem, f"{place.folder}/{MARK}"):
+        raise FileNotFoundError(
+            errno.ENOENT, "this machine does not see the folder that the driver made; is the storage mounted?", place.folder
+        )
+
+
 def checkpoint_name(images_seen: int, prefix: str = PREFIX) -> str:
     """A name that sorts by the clock."""
     return f"{prefix}{images_seen:0{DIGITS}d}"
@@ -76,6 +103,24 @@ def latest(storage_path: str, run_id: str, *, best: bool = False, say: Callable[
         yield found.folder
 
 
+def read_latest(
+    storage_path: str, run_id: str, action: Callable[[Path], T], *, best: bool = False, say: Callable[[str], None] | None = None
+) -> T:
+    """What `action` makes of `latest`'s folder, of a run that may live: where a newer checkpoint replaces that one meanwhile, of the newer.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for left in reversed(range(TRIES)):
+        with latest(storage_path, run_id, best=best, say=say) as folder:
+            try:
+                return action(folder)
+            except (DamagedError, FileNotFoundError):
+                if not left or (folder / SUMS).is_file():
+                    raise
+    raise AssertionError("the last try returns or raises")
+
+
 def told(found: Found) -> list[str]:
     """A sentence for the user about each damaged checkpoint."""
     return [f"{name} is damaged, so {found.name} is used: {reason}" for name, reason in found.damaged.items()]
@@ -88,28 +133,40 @@ def newest_sound(place: Place, prefixes: tuple[str, ...] = TO_GO_ON_FROM) -> Ite
     Raises:
         DamagedError: there are checkpoints, and none is sound.
     """
+    for left in reversed(range(TRIES)):
+        names = newest_first(place, prefixes)
+        with _first_sound(place, names) as found:
+            if left and found.damaged and newest_first(place, prefixes) != names:
+                continue  # what was deleted or replaced meanwhile is not damaged
+            if found.damaged and found.name is None:
+                lines = "\n  ".join(f"{name}: {reason}" for name, reason in found.damaged.items())
+                run_id = place.folder.rpartition("/")[2]
+                raise DamagedError(
+                    f"none of the checkpoints in {place.folder} is sound, and nothing there was changed:\n  {lines}\nPut a good copy "
+                    f"back, or start anew with: raygan train --from-run {run_id}"
+                )
+            yield found
+            return
+
+
+@contextmanager
+def _first_sound(place: Place, names: list[str]) -> Iterator[Found]:
     damaged: dict[str, str] = {}
-    for name in newest_first(place, prefixes):
-        with opened(place, name) as folder:
+    for name in names:
+        with ExitStack() as stack:
             try:
+                folder = stack.enter_context(opened(place, name))
                 checkpoint.verify(folder)
             except DamagedError as error:
                 damaged[name] = str(error)
             except OSError as error:
-                if error.errno != errno.EIO:
+                if error.errno not in (errno.EIO, errno.ENOENT):
                     raise
                 damaged[name] = f"it cannot be read: {error}"
             else:
                 yield Found(name, folder, damaged)
                 return
-    if damaged:
-        lines = "\n  ".join(f"{name}: {reason}" for name, reason in damaged.items())
-        run_id = place.folder.rpartition("/")[2]
-        raise DamagedError(
-            f"none of the checkpoints in {place.folder} is sound, and nothing there was changed:\n  {lines}\nPut a good copy back, or "
-            f"start anew with: raygan train --from-run {run_id}"
-        )
-    yield Found(None, None, {})
+    yield Found(None, None, damaged)
 
 
 @contextmanager
@@ -126,17 +183,17 @@ def opened(place: Place, name: str) -> Iterator[Path]:
 def newest_first(place: Place, prefixes: tuple[str, ...] = TO_GO_ON_FROM) -> list[str]:
     """The names of a run's checkpoints, complete or not; of those of one moment the scheduled one first."""
     names = [name for prefix in prefixes for name in _names(place.filesystem, place.folder, prefix)]
-    return sorted(names, key=lambda name: (name[-DIGITS:], name.startswith(INTERIM)), reverse=True)
+    return sorted(names, key=lambda name: (name[-DIGITS:], not name.startswith(INTERIM)), reverse=True)
 
 
 def has(storage_path: str, run_id: str, name: str) -> bool:
     """Whether the run has this checkpoint, complete."""
-    filesystem, path = _filesystem(storage_path)
-    return _is_complete(filesystem, f"{path}/{run_id}/{name}")
+    return is_complete(place_of(storage_path, run_id), name)
 
 
-def _is_complete(filesystem: Any, folder: str) -> bool:
-    return _is_file(filesystem, f"{folder}/{SUMS}")
+def is_complete(place: Place, name: str) -> bool:
+    """Whether all of a checkpoint has been written; its files may be damaged."""
+    return _is_file(place.filesystem, f"{place.folder}/{name}/{SUMS}")
 
 
 def _is_file(filesystem: Any, path: str) -> bool:
@@ -188,7 +245,7 @@ def settle_ray_list(place: Place, *, needed: bool) -> None:
 def has_checkpoint(storage_path: str, run_id: str) -> bool:
     """Whether the storage holds a complete checkpoint of the run."""
     place = place_of(storage_path, run_id)
-    return any(_is_complete(place.filesystem, f"{place.folder}/{name}") for name in newest_first(place))
+    return any(is_complete(place, name) for name in newest_first(place))
 
 
 def require_writable(storage_path: str) -> None:

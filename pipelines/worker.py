@@ -118,7 +118,7 @@ def _build(config: JobConfig, session: Session, course: Course) -> Trainer:
 
 def _resume(trainer: Trainer, session: Session, orders: Orders) -> tuple[_Resumed, _Ending | None]:
     """Load the newest sound checkpoint if there is one. An ending says why the run cannot go on from what there is."""
-    failure, resumed = "", _Resumed([], {})
+    failure, away, resumed = "", False, _Resumed([], {})
     try:
         with session.latest_checkpoint() as found:
             if found.folder is not None:
@@ -130,8 +130,10 @@ def _resume(trainer: Trainer, session: Session, orders: Orders) -> tuple[_Resume
                     session.say(f"continuing from the checkpoint at {trainer.images_seen / 1000:.1f} kimg")
     except ValueError as error:
         failure = str(error)
+    except StorageError as error:
+        failure, away = str(error), True
     if distributed.any_rank(bool(failure), session.device):  # all together, or those who could would wait for the others
-        return resumed, _Ending(failure or "another worker could not load the checkpoint; its log says why", resumable=not failure)
+        return resumed, _Ending(failure or "another worker could not load the checkpoint; its log says why", resumable=away or not failure)
     return resumed, None
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow.fs
 
 from gan_core import checkpoint
-from gan_core.checkpoint import STATE
-from pipelines import storage
+from gan_core.checkpoint import STATE, DamagedError
+from pipelines import shelf, storage
 from pipelines.storage import PENDING, RAY_TRAIN_LIST, Place
 
 DONOR = re.compile(r"[0-9A-Za-z][\w-]*/(?:checkpoint|best)_[0-9]+")
@@ -24,36 +24,49 @@ def adopt(storage_path: str, run_id: str, donor: str, point: dict[str, Any]) -> 
     process died half-way.
 
     Raises:
-        ValueError: the donor's checkpoint is gone.
+        ValueError: the donor's checkpoint is gone or damaged; this run has its own.
     """
-    mine, before = storage.place_of(storage_path, run_id), adopted(storage_path, run_id)
+    before = adopted(storage_path, run_id)
     if before is not None and before["donor"] == donor and before["complete"]:
         return
     if not storage.has(storage_path, *donor.split("/")):
-        raise ValueError(f"ray.checkpoints_to_keep: the checkpoint {donor} is gone from {storage_path}; keep more of them")
-    mine.filesystem.create_dir(mine.folder, recursive=True)
-    _note(mine, {"donor": donor, "point": point, "complete": False})
+        raise ValueError(_gone(storage_path, donor))
+    _note(storage.make_folder(storage_path, run_id), {"donor": donor, "point": point, "complete": False})
     finish_adoption(storage_path, run_id)
 
 
 def finish_adoption(storage_path: str, run_id: str) -> None:
-    """Complete what `adopt` began, if it did. Ray Train's list of the run's own checkpoints goes too, or it would resume from these."""
+    """Complete what `adopt` began, if it did. Ray Train's list of the run's own checkpoints goes too, or it would resume from these.
+
+    Raises:
+        ValueError: the donor's checkpoint is gone or damaged; this run has its own.
+    """
     begun = adopted(storage_path, run_id)
     if begun is None or begun["complete"]:
         return
-    mine, donor = storage.place_of(storage_path, run_id), storage.place_of(storage_path, begun["donor"])
-    filesystem, folder = mine
-    for name in storage.newest_first(mine):
-        filesystem.delete_dir(f"{folder}/{name}")
-    if filesystem.get_file_info(f"{folder}/{RAY_TRAIN_LIST}").type == pyarrow.fs.FileType.File:
-        filesystem.delete_file(f"{folder}/{RAY_TRAIN_LIST}")
-    with tempfile.TemporaryDirectory(prefix="raygan-") as copy:
-        pyarrow.fs.copy_files(donor.folder, copy, source_filesystem=filesystem)
-        images_seen = checkpoint.verify(Path(copy))
-        (Path(copy) / PENDING).write_text("[]")  # records that wait belong to the donor's run
-        checkpoint.seal(Path(copy), (STATE, PENDING), images_seen)
-        storage.upload(filesystem, Path(copy), f"{folder}/{donor.folder.rpartition('/')[2]}")
+    mine, donor = storage.make_folder(storage_path, run_id), begun["donor"]
+    name = donor.rpartition("/")[2]
+    with tempfile.TemporaryDirectory(prefix="raygan-") as folder:
+        copy = Path(folder)
+        try:
+            pyarrow.fs.copy_files(storage.place_of(storage_path, donor).folder, folder, source_filesystem=mine.filesystem)
+            images_seen = checkpoint.verify(copy)
+        except (DamagedError, FileNotFoundError):
+            mine.filesystem.delete_file(f"{mine.folder}/{ADOPTED}")
+            raise ValueError(_gone(storage_path, donor)) from None
+        (copy / PENDING).write_text("[]")  # records that wait belong to the donor's run
+        checkpoint.seal(copy, (STATE, PENDING), images_seen)
+        shelf.put(mine, name, copy)  # before the run's own ones go
+    for other in storage.newest_first(mine):
+        if other != name:
+            mine.filesystem.delete_dir(f"{mine.folder}/{other}")
+    if mine.filesystem.get_file_info(f"{mine.folder}/{RAY_TRAIN_LIST}").type == pyarrow.fs.FileType.File:
+        mine.filesystem.delete_file(f"{mine.folder}/{RAY_TRAIN_LIST}")
     _note(mine, {**begun, "complete": True})
+
+
+def _gone(storage_path: str, donor: str) -> str:
+    return f"ray.checkpoints_to_keep: the checkpoint {donor} is gone from {storage_path}, or damaged; keep more of them"
 
 
 def adopted(storage_path: str, run_id: str) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from ray.tune.schedulers import FIFOScheduler
 
 from gan_core.overrides import merge
-from pipelines import cluster, environment, launch, results, tracking
+from pipelines import cluster, environment, launch, results, storage, tracking
 from pipelines.completion import say
 from pipelines.results import CONFIRM, SCREEN, Row
 from pipelines.signals import status_of, terminable
@@ -24,7 +24,7 @@ from pipelines.sweeps import ledger, outcome, tuning
 from pipelines.sweeps.ledger import Identity
 from pipelines.sweeps.plan import SweepPlan
 from pipelines.sweeps.schedulers import CLOCK, GOODNESS, WORST, Past, build
-from pipelines.sweeps.trial import Told, clock_of, goodness_of, job_of
+from pipelines.sweeps.trial import Told, clock_of, folder_of, goodness_of, job_of
 from pipelines.sweeps.tuning import Batch, Slots, Suggestions
 from pipelines.tracking import Tracker
 
@@ -63,6 +63,7 @@ def _start(plan: SweepPlan, words: str, resumed: str | None, stack: ExitStack) -
     assert name is not None, "the command has found one"
     tracker = tracking.connect(config.mlflow.tracking_uri, f"{config.mlflow.experiment}-{name}")
     stack.enter_context(_only_driver(name, config.ray.storage_path))
+    storage.make_folder(config.ray.storage_path, folder_of(name))
     os.environ.update(tuning.environment())
     # Without the dashboard Ray Train does not give back what the workers of a killed trial held.
     stack.enter_context(cluster.connected(dashboard=config.sweep.workers_per_trial > 1, environment=tuning.environment()))

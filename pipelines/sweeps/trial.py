@@ -60,6 +60,11 @@ class Told(TypedDict):
     on_gpu: bool
 
 
+def folder_of(sweep: str) -> str:
+    """A sweep's folder in the storage, which its driver makes: trials, which make those of their runs, wait until they see it."""
+    return f"sweeps/{sweep}"
+
+
 def job_of(told: Told, identity: Identity) -> JobConfig:
     """The trial's config: the base with its point and seed, its budget in the sweep's unit.
 
@@ -115,6 +120,8 @@ def run(config: dict[str, Any], told: Told) -> None:
     os.environ.update(told["credentials"])  # for MLflow; not in the runtime environment, which the dashboard shows
     identity = Identity.of(config)
     place, patience = told["tree"]["ray"]["storage_path"], told["tree"]["mlflow"]["delivery_timeout_seconds"]
+    there, asked = storage.place_of(place, folder_of(told["name"])), told["tree"]["ray"]
+    Shelf(there, keep=None, timeout_seconds=asked["storage_timeout_seconds"], say=print).prepare()
     tracker = patiently(lambda: _reach(told), patience, print)
     run_id = patiently(lambda: ledger.run_of(tracker, told["name"], identity.number), patience, print)
     if run_id:
@@ -237,7 +244,7 @@ class TrialSession:
         self._labels = gauges.labels_of(job["run_id"], job["config"])
         self.device = torch.device("cuda" if on_gpu else "cpu")
         self.say = referee.say
-        place = storage.place_of(asked.storage_path, job["run_id"])
+        place = storage.make_folder(asked.storage_path, job["run_id"])
         self._shelf = Shelf(place, keep=asked.checkpoints_to_keep, timeout_seconds=asked.storage_timeout_seconds, say=self.say)
         self._shelf.prepare()
 

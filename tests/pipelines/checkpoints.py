@@ -24,11 +24,20 @@ def text_of(folder):
 
 
 def names(path):
-    return sorted(entry.name for entry in path.iterdir())
+    return sorted(entry.name for entry in path.iterdir() if entry.name != storage.MARK)
+
+
+def made(folder, filesystem=None):
+    """A run's place as its driver makes it, or, in an object store, as far as it does."""
+    place = storage.Place(filesystem or pyarrow.fs.LocalFileSystem(), str(folder))
+    place.filesystem.create_dir(place.folder)
+    with place.filesystem.open_output_stream(f"{place.folder}/{storage.MARK}"):
+        pass
+    return place
 
 
 def shelf(folder, *, keep=2, timeout_seconds=0.0, filesystem=None, said=None):
-    place = storage.Place(filesystem or pyarrow.fs.LocalFileSystem(), str(folder))
+    place = made(folder, filesystem)
     return Shelf(place, keep=keep, timeout_seconds=timeout_seconds, say=(said if said is not None else []).append)
 
 
@@ -57,13 +66,39 @@ def damage(folder, how):
 
 
 class Flaky(pyarrow.fs.FSSpecHandler):
-    """An object store of a sort: a folder of this machine, whose next `failures` writes fail, each in the middle of a file."""
+    """An object store of a sort: a folder of this machine, whose next `failures` writes fail, each in the middle of a file, and whose next
+    `away` requests of other kinds fail. It goes for good when something is written to a path with `until` in it. `written` are all paths.
+    """
 
     def __init__(self, root):
         super().__init__(DirFileSystem(str(root), LocalFileSystem(auto_mkdir=False)))
-        self.failures = 0
+        self.failures, self.away, self.until, self.written = 0, 0, None, []
+
+    def _answer(self):
+        if self.away:
+            self.away -= 1
+            raise OSError(107, "Transport endpoint is not connected")
+
+    def get_file_info(self, paths):
+        self._answer()
+        return super().get_file_info(paths)
+
+    def get_file_info_selector(self, selector):
+        self._answer()
+        return super().get_file_info_selector(selector)
+
+    def open_input_stream(self, path):
+        self._answer()
+        return super().open_input_stream(path)
+
+    def open_input_file(self, path):
+        self._answer()
+        return super().open_input_file(path)
 
     def open_output_stream(self, path, metadata):
+        self.written.append(path)
+        if self.until and self.until in path:
+            self.failures = 1_000
         if self.failures:
             self.failures -= 1
             with self.fs.open(path, "wb") as file:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from gan_core.overrides import flatten, load, unflatten, validate
-from pipelines import cli
+from pipelines import cli, storage
 from pipelines.config import JobConfig
 from tests.pipelines.command import TrackedRun, require_every_point_once, train, write_config
 
@@ -100,7 +100,7 @@ def test_every_metric_of_a_run_is_explained(run):
 def test_checkpoints_are_thinned_out_and_the_best_is_kept(run, folder):
     names = sorted(path.name for path in (folder / "runs" / run.run_id).iterdir())
     best = int(run.final_state()["best"]["images_seen"])
-    assert names == sorted([f"best_{best:012d}", *(f"checkpoint_{step:012d}" for step in (1600, 2400, 3200))])
+    assert names == sorted([storage.MARK, f"best_{best:012d}", *(f"checkpoint_{step:012d}" for step in (1600, 2400, 3200))])
 
 
 def test_the_terminal_says_where_everything_is(finished, folder):

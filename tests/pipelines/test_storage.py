@@ -1,10 +1,6 @@
 """Checkpoint folders: kept, thinned out, taken over from another run, found where some are damaged, and waited for."""
 
 import json
-import os
-import subprocess
-import threading
-import time
 
 import pyarrow.fs
 import pytest
@@ -12,7 +8,6 @@ import pytest
 from gan_core import checkpoint
 from gan_core.checkpoint import DamagedError
 from pipelines import storage
-from pipelines.shelf import StorageError
 from tests.pipelines.checkpoints import Flaky, damage, names, newest_text, saved, shelf, text_of, write
 
 
@@ -106,102 +101,6 @@ def test_a_list_of_checksums_that_is_none_is_refused(tmp_path, note):
         checkpoint.verify(tmp_path)
 
 
-@pytest.mark.parametrize("failures", [1, 3, 5])
-def test_a_store_that_fails_for_a_while_is_waited_for_and_has_a_whole_checkpoint_then(tmp_path, failures, monkeypatch):
-    monkeypatch.setattr("pipelines.shelf.FIRST_WAIT_SECONDS", 0.01)
-    handler, said = Flaky(tmp_path), []
-    found = shelf("run", filesystem=pyarrow.fs.PyFileSystem(handler), timeout_seconds=60, said=said)
-    found.prepare()
-    saved(found, 100)
-    handler.failures = failures
-    saved(found, 200, best_at=200)
-    assert handler.failures == 0
-    assert newest_text(found) == "200"
-    assert text_of(tmp_path / "run" / "best_000000000200") == "200"
-    assert len(said) == 2
-    assert "does not take the checkpoint checkpoint_000000000200 ([Errno 5] 503 SlowDown); waiting for it, at most 60 s" in said[0]
-    assert "takes the checkpoint checkpoint_000000000200 now, after " in said[1]
-
-
-def test_a_store_that_does_not_come_back_keeps_what_it_had(tmp_path):
-    handler = Flaky(tmp_path)
-    found = shelf("run", filesystem=pyarrow.fs.PyFileSystem(handler), timeout_seconds=0.0)
-    found.prepare()
-    saved(found, 100)
-    handler.failures = 1_000
-    with pytest.raises(StorageError, match=r"ray.storage_timeout_seconds: the storage run did not take .* within 0 s \(.*503 SlowDown"):
-        saved(found, 200)
-    handler.failures = 0
-    assert newest_text(found) == "100"
-    assert names(tmp_path / "run") == ["checkpoint_000000000100"]
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1 MB."""
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root, and a kernel that lets it")
-    yield tmp_path
-    subprocess.run(["umount", "-l", tmp_path], check=True)
-
-
-def fill_up(folder, left=4096):
-    free = os.statvfs(folder)
-    path = folder / "others"
-    path.write_bytes(b"x" * (free.f_bavail * free.f_frsize - left))
-    return path
-
-
-def test_a_full_disk_is_waited_for_until_there_is_room(small_disk):
-    said = []
-    found = shelf(small_disk / "run", timeout_seconds=60, said=said)
-    found.prepare()
-    saved(found, 100)
-    others = fill_up(small_disk)
-
-    def make_room():
-        while not said:
-            time.sleep(0.01)
-        others.unlink()
-
-    threading.Thread(target=make_room).start()
-    found.save("checkpoint_000000000200", lambda folder: write(folder, "x" * 50_000, 200) and None)
-    assert newest_text(found) == "x" * 50_000
-    assert "No space left on device" in said[0]
-    assert names(small_disk / "run") == ["checkpoint_000000000100", "checkpoint_000000000200"]
-
-
-def test_a_disk_that_stays_full_keeps_what_it_had_and_no_half_of_more(small_disk):
-    found = shelf(small_disk / "run")
-    found.prepare()
-    saved(found, 100)
-    fill_up(small_disk)
-    with pytest.raises(StorageError, match="No space left on device"):
-        found.save("checkpoint_000000000200", lambda folder: write(folder, "x" * 50_000, 200) and None)
-    assert names(small_disk / "run") == ["checkpoint_000000000100"]
-    assert newest_text(found) == "100"
-
-
-def test_a_mount_that_vanished_is_not_replaced_by_a_folder_of_the_disk_below(tmp_path):
-    found = shelf(tmp_path / "run")
-    found.prepare()
-    saved(found, 100)
-    (tmp_path / "run").rename(tmp_path / "elsewhere")
-    with pytest.raises(StorageError, match="No such file or directory"):
-        saved(found, 200)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_writer_that_was_killed_leaves_nothing_that_counts(tmp_path):
-    found = shelf(tmp_path / "run")
-    found.prepare()
-    saved(found, 100)
-    write(tmp_path / "run" / ".writing-abc", "half")
-    assert newest_text(found) == "100"
-    found.prepare()
-    assert names(tmp_path / "run") == ["checkpoint_000000000100"]
-
-
 def test_facts_come_back_and_what_is_none_is_refused(kept):
     folder, shelf = kept
     assert shelf.recall() == {}
@@ -233,3 +132,60 @@ def test_a_list_of_ray_train_goes_where_it_is_not_needed_or_names_what_is_gone(t
     assert not settled("{", needed=True)
     storage.settle_ray_list(place, needed=True)
     assert storage.ray_list(place) == set()
+
+
+def test_of_one_moment_the_scheduled_checkpoint_comes_first(kept):
+    folder, shelf = kept
+    for step, prefix in ((100, storage.PREFIX), (200, storage.INTERIM), (200, storage.PREFIX)):
+        write(folder / storage.checkpoint_name(step, prefix), f"{prefix}{step}", step)
+    wanted = ["checkpoint_000000000200", "interim_000000000200", "checkpoint_000000000100"]
+    assert storage.newest_first(shelf.place) == wanted
+    assert newest_text(shelf) == "checkpoint_200"
+
+
+@pytest.mark.parametrize("error", [DamagedError("half of it is there"), FileNotFoundError(2, "No such file or directory")])
+@pytest.mark.parametrize("best", [True, False])
+def test_a_reader_of_a_run_that_lives_takes_the_checkpoint_that_replaced_the_one_it_looked_at(tmp_path, monkeypatch, best, error):
+    found, said = shelf(tmp_path / "run", keep=1), []
+    saved(found, 100, best_at=100)
+    verify, replaced = checkpoint.verify, []
+
+    def late(folder):
+        if not replaced:
+            replaced.append(folder.name)
+            saved(found, 200, best_at=200)
+            raise error
+        return verify(folder)
+
+    monkeypatch.setattr(checkpoint, "verify", late)
+    with storage.latest(str(tmp_path), "run", best=best, say=said.append) as folder:
+        assert (folder.name, text_of(folder)) == ("best_000000000200" if best else "checkpoint_000000000200", "200")
+    assert replaced == ["best_000000000100" if best else "checkpoint_000000000100"]
+    assert said == []
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(tmp_path):
+    found, read = shelf(tmp_path / "run", keep=1), []
+    saved(found, 100)
+
+    def action(folder):
+        if not read:
+            saved(found, 200)
+        read.append(folder.name)
+        return text_of(folder)
+
+    assert storage.read_latest(str(tmp_path), "run", action) == "200"
+    assert read == ["checkpoint_000000000100", "checkpoint_000000000200"]
+
+
+def test_what_a_reader_cannot_use_is_not_read_again(tmp_path):
+    found, read = shelf(tmp_path / "run"), []
+    saved(found, 100)
+
+    def action(folder):
+        read.append(folder.name)
+        raise DamagedError("not what it should be")
+
+    with pytest.raises(DamagedError, match="not what it should be"):
+        storage.read_latest(str(tmp_path), "run", action)
+    assert len(read) == 1
