@@ -147,8 +147,8 @@ def create_run(
         tags["raygan.cautions"] = "\n".join(cautions)
     run = tracker.client.create_run(tracker.experiment_id, run_name=name, tags=tags)
     run_id: str = require_run_id(run.info.run_id)
-    _require_artifacts_away_from_here(tracker, run.info.artifact_uri)
     try:
+        _require_artifacts_away_from_here(tracker, run.info.artifact_uri)
         describe_run(tracker, run_id, config, dataset, facts)
     except BaseException:  # also Ctrl-C
         tracker.client.set_terminated(run_id, "FAILED")
@@ -220,11 +220,15 @@ def read_config(tracker: Tracker, run_id: str) -> dict[str, Any]:
     """The resolved config of a past run.
 
     Raises:
-        ValueError: no such run, or it was not made by raygan.
+        ValueError: no such run, it was not made by raygan, or the store fails.
     """
     try:
         require_run_id(tracker.client.get_run(require_run_id(run_id)).info.run_id)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise ValueError(
+                f"run '{run_id}' cannot be read from {tracker.uri} ({str(error).splitlines()[0][:300]}); repeat the command"
+            ) from None
         raise ValueError(f"no run '{run_id}' in {tracker.uri}; run ids are in the MLflow UI, and `raygan train` prints them") from None
     if tracker.client.get_run(run_id).data.tags.get("raygan.kind") == "sweep":
         raise ValueError(f"run {run_id} is a sweep; take its best.yaml, or the id of one of its trials, which its report lists")

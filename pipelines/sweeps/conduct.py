@@ -13,6 +13,7 @@ import ray
 from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from ray.tune.schedulers import FIFOScheduler
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gan_core.overrides import merge
 from pipelines import cluster, environment, launch, results, storage, tracking
@@ -243,8 +244,10 @@ def _only_driver_of_the_cluster(name: str) -> Iterator[None]:
     Raises:
         ValueError: another one is at work in this cluster.
     """
+    beside_the_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"name": f"raygan-sweep-{name}", "namespace": "raygan", "scheduling_strategy": beside_the_driver}
     try:
-        guard = ray.remote(num_cpus=0)(_Guard).options(name=f"raygan-sweep-{name}", namespace="raygan").remote()
+        guard = ray.remote(num_cpus=0)(_Guard).options(**options).remote()
     except ValueError:
         raise ValueError(f"sweep.name: the sweep {name} is running in this cluster; wait for it, or give another name") from None
     try:

@@ -219,33 +219,24 @@ def test_a_store_that_fails_after_it_has_answered_is_a_sentence(course, monkeypa
     assert "the pool is exhausted" in said
 
 
-def test_the_guard_of_the_cluster_lies_beside_the_driver(monkeypatch, tmp_path):
-    import ray
+def test_a_run_that_cannot_be_read_is_not_called_a_run_that_is_not_there(course, monkeypatch):
+    run_id = course.start()
+    with pytest.raises(ValueError, match="no run 'abc' in sqlite"):
+        tracking.read_config(course.tracker, "abc")
 
-    asked, killed = {}, []
+    class Failing:
+        def get_run(self, run_id):
+            raise MlflowException("the pool is exhausted")
 
-    class Holder:
-        def options(self, **options):
-            asked.update(options)
-            return self
+    with pytest.raises(ValueError, match=rf"run '{run_id}' cannot be read from sqlite.* \(the pool is exhausted\)"):
+        tracking.read_config(course.tracker._replace(client=Failing()), run_id)
 
-        def remote(self):
-            return "the holder"
 
-    class Context:
-        def get_node_id(self):
-            return "ab" * 28
-
-    monkeypatch.setattr(ray, "remote", lambda **options: lambda what: Holder())
-    monkeypatch.setattr(ray, "get_runtime_context", Context)
-    monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(ray, "kill", killed.append)
-    with guard.only_driver("abc", str(tmp_path), print, in_cluster=True):
-        assert killed == []
-    assert asked["scheduling_strategy"].node_id == "ab" * 28
-    assert asked["scheduling_strategy"].soft is False
-    assert asked["name"] == "raygan-run-abc"
-    assert killed == ["the holder"]
+def test_a_server_that_would_have_its_clients_write_here_leaves_no_run_running(course):
+    far = course.tracker._replace(uri="http://far.example:5000")
+    with pytest.raises(ValueError, match="wants its clients to write artifacts to"):
+        tracking.create_run(far, course.config, course.dataset, "x")
+    assert [run.info.status for run in course.runs()] == ["FAILED"]
 
 
 def again():

@@ -7,7 +7,6 @@ import pytest
 from gan_core.overrides import validate
 from pipelines import agreement, machines
 from pipelines.config import JobConfig
-from pipelines.guard import only_driver
 from pipelines.overseer import Overseer
 from pipelines.plan import check
 from tests.pipelines.test_vigil import heard
@@ -108,21 +107,6 @@ def test_this_process_knows_its_own_software():
     facts = agreement.facts()
     assert facts["torch"] == torch.__version__.partition("+")[0] or facts["torch"] == torch.__version__
     assert agreement.differences(facts, {"here": agreement.facts()}) == ""
-
-
-def test_a_run_has_one_driver(tmp_path, monkeypatch):
-    from pipelines import guard
-
-    monkeypatch.setattr(guard, "WAIT_SECONDS", 0.2)
-    told = []
-    with only_driver("abc", str(tmp_path), told.append):
-        with only_driver("other", str(tmp_path), told.append):
-            assert told == []
-        with pytest.raises(ValueError, match="another driver of this run is at work"), only_driver("abc", str(tmp_path), told.append):
-            pass
-    assert len(told) == 1
-    with only_driver("abc", str(tmp_path), told.append):
-        pass
 
 
 class Clock:
