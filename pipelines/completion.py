@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from gan_core import evaluation
 from gan_core.datatypes import ImageDataset
-from pipelines import export, storage, tracking
+from pipelines import export, past, storage, tracking
 from pipelines.patience import patiently
 from pipelines.plan import Plan
 from pipelines.session import Outcome
@@ -41,7 +41,7 @@ def take_scores(ride: Ride, outcome: Outcome) -> None:
     """
     config = ride.plan.config
     objective, sign = evaluation.objective(config.gan(), ride.dataset)
-    histories = ride.patiently(lambda: tracking.histories(ride.tracker, ride.run_id, evaluation.PREFIX))
+    histories = ride.patiently(lambda: past.histories(ride.tracker, ride.run_id, evaluation.PREFIX))
     outcome["last_scores"] = {key: points[-1][1] for key, points in histories.items() if points[-1][0] == outcome["images_seen"]}
     if points := histories.get(objective):
         step, value = min(points, key=lambda point: sign * point[1])

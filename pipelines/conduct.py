@@ -10,7 +10,7 @@ import psutil
 from mlflow.exceptions import MlflowException
 
 from gan_core import evaluation
-from pipelines import export, storage, tracking
+from pipelines import export, past, storage, tracking
 from pipelines.completion import Ride, brief, leave, registered, say, take_scores
 from pipelines.config import JobConfig
 from pipelines.desk import SAMPLES
@@ -33,7 +33,7 @@ def run(plan: Plan, ready: Ready, *, local: bool) -> int:
         try:
             tracker = tracking.connect(config.mlflow.tracking_uri, config.mlflow.experiment)
             if plan.resume:
-                tracker = tracking.require_continuation(tracker, plan.resume, config, dataset, local=local)
+                tracker = past.require_continuation(tracker, plan.resume, config, dataset, local=local)
             export.require_registry(tracker, config.mlflow.registered_model)
             clock.lap("tracking")
             launch = _launcher(config, tracker, stack, local=local)
@@ -41,7 +41,7 @@ def run(plan: Plan, ready: Ready, *, local: bool) -> int:
             if plan.once and not plan.resume:
                 name = quote(plan.name, safe="")  # of a file
                 stack.enter_context(_alone(f"once-{tracker.experiment_id}-{name}", config, local=local))
-                found = tracking.named_run(tracker, config.mlflow.experiment, plan.name)
+                found = past.named_run(tracker, config.mlflow.experiment, plan.name)
                 if found is not None and found.info.status == "FINISHED":  # while the other driver was waited for
                     return nothing_to_do(plan.name, found.info.run_id)
                 if found is not None:

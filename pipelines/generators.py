@@ -25,7 +25,7 @@ from gan_core.data._tables import possible
 from gan_core.overrides import unflatten, validate
 from gan_core.portable import Description, Portable, Shape
 from gan_core.wording import brief
-from pipelines import storage, tracking
+from pipelines import past, storage
 from pipelines.config import JobConfig
 from pipelines.tracking import Tracker
 
@@ -55,7 +55,7 @@ def find(word: str, tracker: Tracker, *, best: bool) -> Trained:
     if path.exists():
         return Trained(word, *portable.read(path), run_id=None)
     try:
-        config = validate(tracking.read_config(tracker, word), JobConfig)
+        config = validate(past.read_config(tracker, word), JobConfig)
     except ValueError as error:
         raise ValueError(f"{brief(word)} is no path, models:/ address or run: {error}") from None
     return storage.read_latest(config.ray.storage_path, word, lambda folder: _checkpoint(word, folder, word, tracker), best=best)
@@ -97,7 +97,7 @@ def _checkpoint(name: str, folder: Path, run_id: str | None, tracker: Tracker) -
 def _run_of(path: Path, tracker: Tracker) -> str | None:
     """The run that a checkpoint folder `<storage>/<run id>/<name>` belongs to, if this store knows it."""
     run_id = path.resolve().parent.name
-    return run_id if tracking.knows(tracker, run_id) else None
+    return run_id if past.knows(tracker, run_id) else None
 
 
 def _shape(config: GanConfig, run_id: str | None, tracker: Tracker) -> Shape:

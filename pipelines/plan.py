@@ -72,18 +72,18 @@ def _from_past(options: argparse.Namespace, named: str | None, overrides: Tree) 
 
 def _once(name: str, config: JobConfig) -> Plan:
     """The run called `name` in the config's experiment, to be started, gone on with, or left as it is."""
-    from pipelines import tracking
+    from pipelines import past, tracking
 
     if config.mlflow.run_name not in (None, name):
         raise ValueError(f"mlflow.run_name: given '{config.mlflow.run_name}' beside --once {name}; leave one of them out")
     tracker = tracking.reach(config.mlflow.tracking_uri)
-    run = _answer(tracker, lambda: tracking.named_run(tracker, config.mlflow.experiment, name))
+    run = _answer(tracker, lambda: past.named_run(tracker, config.mlflow.experiment, name))
     if run is None:
         return Plan(config, name, None, {}, once=True)
     if run.info.status == "FINISHED":
         return Plan(config, name, run.info.run_id, {}, once=True, finished=True)
     run_id = run.info.run_id
-    before = flatten(validate(_answer(tracker, lambda: tracking.read_config(tracker, run_id)), JobConfig))
+    before = flatten(validate(_answer(tracker, lambda: past.read_config(tracker, run_id)), JobConfig))
     require_resumable(before, flatten(config), run_id)
     return Plan(config, name, run_id, before, once=True)
 
@@ -95,10 +95,10 @@ def nothing_to_do(name: str, run_id: str) -> int:
 
 
 def _stored_config(run: str, tracking_uri: str | None) -> Tree:
-    from pipelines import tracking  # MLflow takes a second to import
+    from pipelines import past, tracking  # MLflow takes a second to import
 
     tracker = tracking.reach(tracking_uri)
-    return _answer(tracker, lambda: tracking.read_config(tracker, run))
+    return _answer(tracker, lambda: past.read_config(tracker, run))
 
 
 def _answer(tracker: "Tracker", question: Callable[[], T]) -> T:

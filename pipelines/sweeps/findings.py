@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gan_core.overrides import Tree
-from pipelines import results, tracking
+from pipelines import past, results, tracking
 from pipelines.reports.words import label
 from pipelines.results import CONFIRM, Curve, Findings, Row
 from pipelines.run_pictures import step_of
@@ -104,7 +104,7 @@ def _caption(found: Findings, name: str, row: Row) -> str:
 def _facts(tracker: Tracker, run_id: str, found: Findings) -> dict[str, str]:
     """What a reader must know to trust the numbers."""
     plan = ledger.read_plan(tracker, run_id)
-    environment = json.loads(tracking.read_text(tracker, run_id, tracking.ENVIRONMENT_FILE))
+    environment = json.loads(past.read_text(tracker, run_id, tracking.ENVIRONMENT_FILE))
     sweep: Tree = plan["sweep"]
     versions = environment["packages"]
     seeds = sorted({row.seed for row in found.rows if row.phase == CONFIRM})

@@ -12,7 +12,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 
 from gan_core.datatypes import ImageDataset
 from gan_core.overrides import Tree, dumps, loads
-from pipelines import environment, tracking
+from pipelines import environment, past, tracking
 from pipelines.config import JobConfig
 from pipelines.results import CONFIRM, SCREEN, SPENT, Curve, Row
 from pipelines.tracking import Tracker
@@ -71,7 +71,7 @@ def find(tracker: Tracker, word: str) -> Run | None:
     found = search(tracker, None, f"tags.`{KIND}` = '{SWEEP_KIND}' and tags.`{SWEEP}` = '{word}'") if "'" not in word else []
     if found:
         return found[0]
-    if tracking.knows(tracker, word):
+    if past.knows(tracker, word):
         run = tracker.client.get_run(word)
         return run if run.data.tags.get(KIND) == SWEEP_KIND else None
     return None
@@ -90,7 +90,7 @@ def create(tracker: Tracker, name: str, plan: Tree, note: str) -> str:
 
 def read_plan(tracker: Tracker, run_id: str) -> Tree:
     """What `create` has stored."""
-    return loads(tracking.read_text(tracker, run_id, PLAN_FILE), f"plan of the sweep {run_id}")
+    return loads(past.read_text(tracker, run_id, PLAN_FILE), f"plan of the sweep {run_id}")
 
 
 def trials(tracker: Tracker, name: str) -> list[Run]:
@@ -121,7 +121,7 @@ def open_trial(
     if not run_id:
         return tracking.create_run(tracker, config, dataset, identity.name, tags={SWEEP: sweep, **identity.tags(), **tags}, facts=facts)
     reopen(tracker, run_id, facts)
-    if not tracking.is_described(tracker, run_id):  # its making was cut off
+    if not past.is_described(tracker, run_id):  # its making was cut off
         tracking.describe_run(tracker, run_id, config, dataset, facts)
     if identity.donor:
         _note_exploit(tracker, run_id, identity)

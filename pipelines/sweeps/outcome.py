@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from gan_core.building import load_dataset
 from gan_core.overrides import dumps, validate
-from pipelines import export, results, storage, tracking
+from pipelines import export, past, results, storage
 from pipelines.config import JobConfig
 from pipelines.patience import end_early
 from pipelines.reports.page import finding
@@ -41,7 +41,7 @@ def finish(plan: SweepPlan, tracker: Tracker, run_id: str, *, anything_new: bool
     write_table(tracker, run_id, found)
     winner = findings.best_run(found)
     if winner is not None:
-        config = validate(tracking.read_config(tracker, winner.run_id), JobConfig)
+        config = validate(past.read_config(tracker, winner.run_id), JobConfig)
         tracker.client.log_text(run_id, best_config(found, winner, config), ledger.BEST_FILE)
         lines.append(f"best config  {ledger.BEST_FILE} of the sweep's run; train it: raygan train --from-run {winner.run_id}")
         lines.append(f"model        {_model(plan, tracker, winner, config)}")

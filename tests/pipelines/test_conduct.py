@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from gan_core import Trainer, checkpoint
 from gan_core.building import load_dataset
 from gan_core.overrides import flatten, validate
-from pipelines import completion, conduct, export, guard, storage, tracking, train
+from pipelines import completion, conduct, export, guard, past, storage, tracking, train
 from pipelines.completion import Ride
 from pipelines.config import JobConfig
 from pipelines.patience import end_early
@@ -222,14 +222,14 @@ def test_a_store_that_fails_after_it_has_answered_is_a_sentence(course, monkeypa
 def test_a_run_that_cannot_be_read_is_not_called_a_run_that_is_not_there(course, monkeypatch):
     run_id = course.start()
     with pytest.raises(ValueError, match="no run 'abc' in sqlite"):
-        tracking.read_config(course.tracker, "abc")
+        past.read_config(course.tracker, "abc")
 
     class Failing:
         def get_run(self, run_id):
             raise MlflowException("the pool is exhausted")
 
     with pytest.raises(ValueError, match=rf"run '{run_id}' cannot be read from sqlite.* \(the pool is exhausted\)"):
-        tracking.read_config(course.tracker._replace(client=Failing()), run_id)
+        past.read_config(course.tracker._replace(client=Failing()), run_id)
 
 
 def test_a_server_that_would_have_its_clients_write_here_leaves_no_run_running(course):

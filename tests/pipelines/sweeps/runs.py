@@ -8,7 +8,7 @@ import psutil
 from mlflow import MlflowClient
 
 from gan_core import checkpoint
-from pipelines import tracking
+from pipelines import past
 from pipelines.sweeps import ledger
 from pipelines.tracking import Tracker
 from tests.pipelines.command import TrackedRun, finish, start
@@ -43,7 +43,7 @@ class Sweep:
 
     def config_of(self, row):
         """The config that the trial's run holds now."""
-        return tracking.read_config(self.tracker, row.run_id)
+        return past.read_config(self.tracker, row.run_id)
 
     def checkpoints(self, row):
         """What the trial had seen at each checkpoint that is kept."""
