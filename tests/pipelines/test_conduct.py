@@ -211,8 +211,8 @@ def test_a_store_that_fails_after_it_has_answered_is_a_sentence(course, monkeypa
     def fail(*given):
         raise MlflowException("INTERNAL_ERROR: the pool is exhausted")
 
-    monkeypatch.setattr(tracking, "named_run", fail)
-    monkeypatch.setattr(tracking, "read_config", fail)
+    monkeypatch.setattr(past, "named_run", fail)
+    monkeypatch.setattr(past, "read_config", fail)
     assert train.main([*words, f"mlflow.tracking_uri={course.tracker.uri}"]) == 2
     said = capsys.readouterr().err
     assert "raygan train: mlflow.tracking_uri: sqlite:///" in said
