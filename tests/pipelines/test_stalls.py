@@ -46,7 +46,7 @@ def wanted(tmp_path_factory):
     run = Run(folder, f"sqlite:///{folder}/mlflow.db")
     try:
         run.start("train", write_config(folder, run.uri, str(run.storage), workers=2))
-        assert run.finish(240) == 0, run.said
+        assert run.finish(400) == 0, run.said
         (left,) = run.left()
         return left
     finally:
@@ -59,7 +59,7 @@ def name(rank, process):
 
 def require_mended(run, wanted, culprit, sentence):
     """It went on by itself, once; said why, on the terminal and in MLflow; and left what an undisturbed run leaves."""
-    assert run.finish(240) == 0, run.said
+    assert run.finish(400) == 0, run.said
     assert len(re.findall("continuing from the checkpoint at", run.said)) == 1
     assert re.search(rf"no progress for \d+ s: .*{culprit}", run.said), run.said
     assert re.search(rf"a new group of 2 workers, because {sentence}", run.said), run.said
@@ -116,7 +116,7 @@ def test_a_rank_that_hangs_again_and_again_ends_the_run_with_a_named_failure(new
     run = new(*words, sleep_at=[{}])
     assert run.reach(STEP * BATCH * 3 // 4), run.said
     began = time.monotonic()
-    assert run.finish(240) == 1, run.said
+    assert run.finish(400) == 1, run.said
     assert (failures + 1) * patience <= time.monotonic() - began <= (failures + 1) * (patience + 40.0)
     assert run.said.count("ending 1 of 2 workers") == failures + 1
     assert re.search(r"Before that, rank 1 \(node 127\.0\.0\.1, process \d+\) stands still since", run.said), run.said
