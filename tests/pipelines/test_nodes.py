@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.faults import RANKS
-from tests.chaos.judge import compare
+from tests.chaos.judge import ROUNDING, compare
 from tests.chaos.machines import beginning
 from tests.chaos.runs import ROOT, Run, wait_for, words_of_pid, write_config
 from tests.pipelines import hosts
@@ -156,6 +156,27 @@ def test_a_node_that_is_announced_to_go_costs_seconds_of_work_and_no_failure(net
     ((continued,),) = [re.findall(r"continuing from the checkpoint at ([\d.]+) kimg", run.said)]
     assert float(continued) * 1000 >= saved[0] - 50
     assert compare(left_by(run), wanted, exact=True) == []
+
+
+@needs_hosts
+def test_an_elastic_run_takes_the_nodes_that_there_are(network, wanted, tmp_path):
+    """One node; then a second one comes, and goes. What is left differs by rounding from what two workers leave."""
+    cluster = Hosts(network, tmp_path, cpus=1)
+    run = cluster.run()
+    begin(run, "ray.min_workers=1", "ray.num_workers=2")
+    assert run.reach(4000), run.said
+    assert cluster.ranks() == [1]
+    other = cluster.add(cpus=1)
+    assert wait_for(lambda: cluster.ranks() == [1, 1], 180), run.said
+    assert run.reach(run.seen() + 4000), run.said
+    assert cluster.ranks() == [1, 1]
+    other.kill()
+    assert wait_for(lambda: "a new group of 1 worker instead of 2" in run.said, 180), run.said
+    assert cluster.ranks() == [1, 0]
+    (tmp_path / "done").touch()
+    assert run.finish(400) == 0, run.said
+    assert run.said.count("a new group of 2 workers instead of 1") == run.said.count("a new group of 1 worker instead of 2") == 1
+    assert compare(left_by(run), wanted, exact=False) == [], f"beyond {ROUNDING}"
 
 
 def odd_sources(folder):
