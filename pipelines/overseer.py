@@ -65,7 +65,8 @@ class Overseer:
 
     def _watch(self, heard: Sequence[Heard], now: float) -> None:
         if self.gathering or heard[0].beat.group != self._group:
-            self._welcome(heard[0].beat.ranks)
+            if heard[0].beat.group != self._group:  # else the touch was lost for a while, by a board that was begun anew say
+                self._welcome(heard[0].beat.ranks)
             self._group, self._told, self._ended_at, self._starts = heard[0].beat.group, False, None, {}
             self.gathering, self.trouble, self._moving_since = False, "", None
         self._bare_since = self._told_at = now

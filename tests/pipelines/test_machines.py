@@ -179,6 +179,14 @@ def test_every_new_group_is_told_of_counted_and_kept(watch):
     assert [sentence for tag, sentence in watch.noted if tag == "raygan.stalls"] == [stall.partition(": ")[2]] * 2
 
 
+def test_a_group_that_was_not_heard_for_a_while_is_no_new_one(watch):
+    watch.look([heard(0), heard(1)], 2)
+    watch.look([], 2)
+    assert watch.seer.gathering
+    watch.look([heard(0), heard(1)], 2)
+    assert (watch.seer.gathering, watch.said, watch.noted) == (False, [], [])
+
+
 def test_a_stall_that_has_passed_is_not_what_a_later_group_begins_for(watch):
     watch.groups["second"] = {"state": "CREATED"}
     watch.look([heard(0, still=20.0), heard(1, still=20.0)], 2)
