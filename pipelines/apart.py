@@ -2,7 +2,7 @@
 
 Ray Train calls `score` for each checkpoint that a worker reports for validation: one at a time, in the order they were made, also after a
 restart of its controller, and before the run ends; it deletes no checkpoint that waits. `score` itself does nothing but wait for a second
-task, which works: should that one be killed, for want of memory say, Ray Train would otherwise end the training with it.
+task, which works, and for another one where its process died: Ray Train would otherwise end the training with it.
 Imports are inside, as in rank.py.
 """
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipelines.session import Job
 
 CLOCK, UNSCORED_TAG = "progress/images_scored", "evaluation.unscored."
+TRIES = 3  # of a task whose process or node dies; what it delivered before is not delivered again
 
 
 class Told(TypedDict):
@@ -37,20 +38,25 @@ def score(checkpoint: "Checkpoint", told: Told) -> dict[str, float]:
     import ray
     from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-    asked = told["job"]["config"]["ray"]
+    asked, name = told["job"]["config"]["ray"], Path(checkpoint.path).name
     task = ray.remote(work).options(num_cpus=asked["evaluation_cpus"], num_gpus=asked["evaluation_gpus"], max_retries=0)
-    result = task.remote(checkpoint, told)
-    try:
-        values: dict[str, float] = ray.get(result, timeout=asked["evaluation_timeout_seconds"])
-        return values
-    except GetTimeoutError:
-        ray.cancel(result, force=True)
-        reason = f"it took longer than ray.evaluation_timeout_seconds, {asked['evaluation_timeout_seconds']:g}"
-    except RayTaskError as error:
-        reason = f"{type(error.cause).__name__}: {error.cause}"
-    except RayError as error:  # the worker or its node died
-        reason = str(error).splitlines()[0]
-    _tell_failure(Path(checkpoint.path).name, reason, told)
+    for attempt in range(1, TRIES + 1):
+        result = task.remote(checkpoint, told)
+        try:
+            values: dict[str, float] = ray.get(result, timeout=asked["evaluation_timeout_seconds"])
+            return values
+        except GetTimeoutError:
+            ray.cancel(result, force=True)
+            reason = f"it took longer than ray.evaluation_timeout_seconds, {asked['evaluation_timeout_seconds']:g}"
+            break
+        except RayTaskError as error:
+            reason = f"{type(error.cause).__name__}: {error.cause}"
+            break
+        except RayError as error:  # the worker or its node died
+            reason = str(error).splitlines()[0]
+            if attempt < TRIES:
+                told["board"].put.remote(f"the task that scored {name} is lost, and another one begins: {reason}")
+    _tell_failure(name, reason, told)
     raise RuntimeError(reason)
 
 

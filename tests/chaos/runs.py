@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 MARK = "RAYGAN_CHAOS"
 TOTAL, CHECKPOINT, REPORT, BATCH = 48_000, 4_000, 800, 16  # images
 SECONDS_AT_MOST = 420.0
-SPACE = ("smoke", "sweep.name=attacked", "sweep.scheduler=fifo", "sweep.confirm=0", "step_ratio=1:1", "loss.name=[hinge,non_saturating]")
+SPACE = ("smoke", "sweep.scheduler=fifo", "sweep.confirm=0", "step_ratio=1:1", "loss.name=[hinge,non_saturating]")
 PATIENCE = 60.0  # seconds until every process is to be gone after its driver
 
 
@@ -81,7 +81,7 @@ class Run:
 
     def resume(self) -> None:
         """The command again, as its last words say."""
-        name = self.run_ids[0] if self.command == "train" else "attacked"
+        name = self.run_ids[0] if self.command == "train" else self.folder.name
         self.start(self.command, "--resume", name, f"mlflow.tracking_uri={self.uri}")
 
     @property
@@ -149,7 +149,7 @@ class Run:
     def run_ids(self) -> list[str]:
         """The MLflow runs of the training, or of the sweep's trials in order."""
         client = MlflowClient(self.uri)
-        name = self.folder.name if self.command == "train" else f"{self.folder.name}-attacked"
+        name = self.folder.name if self.command == "train" else f"{self.folder.name}-{self.folder.name}"
         experiment = client.get_experiment_by_name(name)
         runs = [] if experiment is None else client.search_runs([experiment.experiment_id])
         if self.command == "sweep":
@@ -185,6 +185,6 @@ def words(stage: str, run: Run, uri: str) -> tuple[str, ...]:
     """The command of a stage's runs."""
     config = write_config(run.folder, uri, str(run.storage), workers=1 if stage == "sweep" else 2)
     if stage == "sweep":
-        return ("sweep", config, *SPACE)
+        return ("sweep", config, *SPACE, f"sweep.name={run.folder.name}")
     more = {"scored beside": ("ray.asynchronous_evaluation=true", "ray.evaluation_cpus=0"), "training float64": ("precision=float64",)}
     return ("train", config, *more.get(stage, ()))
