@@ -39,7 +39,8 @@ def state(key, value):
 def test_what_an_undisturbed_run_leaves_has_no_findings():
     faster = left(**points("progress/images_per_second", [(16, 50.0), (32, 60.0)]))
     resumed = left(points={key: value for key, value in left().points.items() if key != "startup/ray_seconds"})
-    for run in (left(), faster, resumed):
+    another_machine = left(**points("system/node1/cpu_percent", [(16, 50.0)]))
+    for run in (left(), faster, resumed, another_machine):
         assert compare(run, left(), exact=True) == []
 
 
@@ -53,6 +54,7 @@ def test_what_an_undisturbed_run_leaves_has_no_findings():
         (points("d/loss", [(16, 0.5 + 2**-53), (32, float("nan"))]), VALUE, "d/loss is 0.5000000000000001 at 16, not 0.5"),
         (points("d/loss", [(16, 0.5), (32, 0.0)]), VALUE, "d/loss is 0.0 at 32, not nan"),
         (points("progress/images_per_second", [(16, 1.0), (32, 1.0), (32, 2.0)]), DOUBLED, "progress/images_per_second has 2 points at 32"),
+        (points("system/node1/cpu_percent", [(16, 1.0), (16, 1.0)]), DOUBLED, "system/node1/cpu_percent has 2 points at 16"),
         ({"pictures": {0: 1}}, LOST, "no picture at 32"),
         ({"pictures": {0: 1, 32: 2}}, DOUBLED, "2 pictures at 32"),
         ({"pictures": {0: 1, 16: 1, 32: 1}}, DOUBLED, "1 pictures at 16"),
