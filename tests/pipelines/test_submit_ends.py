@@ -16,10 +16,10 @@ from pipelines import cli, environment, tracking
 from pipelines.config import JobConfig, load_named
 from pipelines.submitting import address, following, runs
 from pipelines.sweeps import ledger
+from tests.pipelines.sent import STORED
 
 pytestmark = pytest.mark.filterwarnings("ignore:ssl=None is deprecated")  # Ray gives it to aiohttp
 
-STORED = "ray.storage_path=/shared/runs"
 SUBMIT = ["submit", "--submission-id", "some", "--stop-on-interrupt"]
 
 
