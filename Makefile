@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 PYTEST := $(VENV)/bin/python -m pytest --durations=10
+# What starts clusters, servers and processes of its own runs alone; the rest of the tests two at a time.
+ALONE := tests/pipelines tests/security tests/chaos
+SIDE_BY_SIDE := -n 2 --dist worksteal $(ALONE:%=--ignore=%)
 
 .PHONY: demo test test-all style audit lint ui bench soak chaos clean
 .DEFAULT_GOAL := demo
@@ -17,10 +20,12 @@ demo: $(READY)  ## train on handwritten digits with 2 CPU workers, about 2 minut
 	$(VENV)/bin/raygan train digits
 
 test: $(READY) style  ## the tests that run in minutes, after the linters
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" $(SIDE_BY_SIDE)
+	$(PYTEST) -m "not slow" $(ALONE)
 
 test-all: $(READY) style  ## also those marked slow
-	$(PYTEST)
+	$(PYTEST) $(SIDE_BY_SIDE)
+	$(PYTEST) $(ALONE)
 
 style: $(READY)  ## style, types, import rules
 	$(VENV)/bin/ruff check .
