@@ -64,13 +64,13 @@ def _start(plan: SweepPlan, words: str, resumed: str | None, stack: ExitStack) -
     assert name is not None, "the command has found one"
     tracker = tracking.connect(config.mlflow.tracking_uri, f"{config.mlflow.experiment}-{name}")
     stack.enter_context(_only_driver(name, config.ray.storage_path))
-    storage.make_folder(config.ray.storage_path, folder_of(name))
     os.environ.update(tuning.environment())
     # Without the dashboard Ray Train does not give back what the workers of a killed trial held.
     stack.enter_context(cluster.connected(dashboard=config.sweep.workers_per_trial > 1, environment=tuning.environment()))
     stack.enter_context(_only_driver_of_the_cluster(name))
     slots = tuning.slots(config, ray.cluster_resources())
     launch.require_reachable_from_all_nodes(tracker.uri)
+    storage.make_folder(config.ray.storage_path, folder_of(name))
     credentials = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_TRACKING_")}
     told: Told = {
         **plan.told(),
