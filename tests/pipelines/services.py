@@ -30,8 +30,8 @@ def answers(url):
 class Tracking:
     """`mlflow server` on one port, which can be ended and started again on the same store."""
 
-    def __init__(self, folder, *, store=None, artifacts=None, address="127.0.0.1", begin=subprocess.Popen):
-        self.folder, self.address, self.port, self.process = folder, address, free_port(), None
+    def __init__(self, folder, *, store=None, artifacts=None, keys=None, address="127.0.0.1", begin=subprocess.Popen):
+        self.folder, self.address, self.port, self.process, self.keys = folder, address, free_port(), None, keys or {}
         self.store, self.artifacts = store or f"sqlite:///{folder}/server.db", artifacts or f"{folder}/artifacts"
         self.uri, self._begin = f"http://{address}:{self.port}", begin
 
@@ -40,7 +40,7 @@ class Tracking:
 
         place = ["--host", self.address, "--port", str(self.port), "--workers", "1", "--allowed-hosts", f"{self.address}:{self.port}"]
         store = ["--backend-store-uri", self.store, "--artifacts-destination", self.artifacts]
-        more = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "40"}
+        more = {**self.keys, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "40"}
         command = [sys.executable, "-m", "mlflow", "server", *place, *store]
         said = Path(self.folder, "server.log")
         with said.open("w") as log:
@@ -123,7 +123,7 @@ def everything(folder, environ):
     with ExitStack() as stack:
         database, keys = stack.enter_context(postgres()), stack.enter_context(s3())
         environ.update(keys)
-        server = Tracking(folder, store=database, artifacts=f"s3://{BUCKETS[0]}/mlflow")
+        server = Tracking(folder, store=database, artifacts=f"s3://{BUCKETS[0]}/mlflow", keys=keys)
         stack.callback(server.end)
         server.start()
         yield server
