@@ -8,9 +8,11 @@ from contextlib import contextmanager, nullcontext
 
 import ray
 from ray._private import ray_constants
-from ray.exceptions import RayError
+from ray._raylet import Config  # type: ignore[attr-defined]  # not in its stub
+from ray.exceptions import AuthenticationError, RayError
 
 LOOPBACK = "127.0.0.1"
+AUTH_MODE, TOKENS = "RAY_AUTH_MODE", ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 TASKS_REMEMBERED = 1000
 
 
@@ -18,6 +20,8 @@ TASKS_REMEMBERED = 1000
 def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> Iterator[None]:
     """The cluster that $RAY_ADDRESS names, else one of this machine's CPUs and GPUs that ends with the block, with or without Ray's
     dashboard, and that only this machine reaches; workers have `environment`.
+
+    A token in the environment is shown to a cluster that is joined, unless $RAY_AUTH_MODE says otherwise.
 
     Raises:
         ConnectionError: the cluster does not answer, or not without a token.
@@ -27,20 +31,39 @@ def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> 
     # is kept for people who look at them: 100,000 of them, of some kB each.
     remembered = {"_system_config": {"task_events_max_num_task_in_gcs": TASKS_REMEMBERED}}
     here = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": dashboard, "_node_ip_address": LOOPBACK, **remembered}
-    local = {} if os.environ.get("RAY_ADDRESS") else here
+    joined = os.environ.get("RAY_ADDRESS")
+    local = {} if joined else here
+    if joined:
+        _show_token()
     workers = {"runtime_env": {"env_vars": environment}} if environment else {}
     before = signal.getsignal(signal.SIGTERM)
     with _on_loopback() if local else nullcontext():
         try:
             ray.init(log_to_driver=False, logging_level="ERROR", **workers, **local)
-        except RayError as error:
-            raise ConnectionError(f"Ray: {error}") from error
+        except (RayError, ConnectionError) as error:
+            raise ConnectionError(f"RAY_ADDRESS={joined}: {error}{_about_token(error)}" if joined else f"Ray: {error}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)  # Ray's own handler ends the program in silence
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _show_token() -> None:
+    """Have Ray use the token in the environment, as `raygan submit` does: left to itself, it sends none to an address that it is given."""
+    if AUTH_MODE not in os.environ and any(os.environ.get(name) for name in TOKENS):
+        os.environ[AUTH_MODE] = "token"
+        Config.initialize("")  # Ray read the mode while it was imported
+
+
+def _about_token(error: Exception) -> str:
+    """What to try where a cluster that asks for a token would seem not to answer."""
+    if isinstance(error, AuthenticationError):
+        return ""
+    if os.environ.get(AUTH_MODE) == "token":
+        return "; if it is there, it refuses the token: give the one that it was started with"
+    return f"; if the cluster asks for a token, export {AUTH_MODE}=token {TOKENS[0]}=..."
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import psutil
 from mlflow.exceptions import MlflowException
 
 from gan_core import evaluation
-from pipelines import export, past, storage, tracking
+from pipelines import environment, export, past, storage, tracking
 from pipelines.completion import Ride, brief, leave, registered, say, take_scores
 from pipelines.config import JobConfig
 from pipelines.desk import SAMPLES
@@ -146,9 +146,10 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
 
 
 def _again(plan: Plan, run_id: str, *, local: bool) -> str:
-    """The command that continues the run."""
+    """The command that continues the run; in a job, whose user is on another machine, also the one for there."""
     uri = plan.config.mlflow.tracking_uri
-    return f"raygan train --resume {run_id}" + (f" mlflow.tracking_uri={uri}" if uri else "") + (" --local" if local else "")
+    words = f"train --resume {run_id}" + (f" mlflow.tracking_uri={uri}" if uri else "")
+    return f"raygan {words} --local" if local else f"raygan {words}{environment.from_afar(words)}"
 
 
 def _summary(ride: Ride, outcome: Outcome, model: str, clock: "Stopwatch") -> str:

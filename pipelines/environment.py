@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +15,7 @@ import torch
 
 PACKAGES = ("raygan", "torch", "torchvision", "ray", "mlflow", "numpy", "pyarrow", "pydantic", "scikit-learn")
 
+JOB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")  # the ids that `raygan submit` knows jobs by
 SUBMISSION = "raygan.submission"  # the mark of a job, and the tag of its runs: ids come again, on clusters that share a store
 
 
@@ -45,6 +47,11 @@ def ray_job_id() -> str | None:
 def job() -> dict[str, str | None]:
     """Which Ray job this is: its id, and its mark where `raygan submit` sent it."""
     return {"ray_job": ray_job_id(), "ray_submission": _ray_job().get(SUBMISSION)}
+
+
+def from_afar(words: str) -> str:
+    """In a job, whose user is on another machine: how these words are said there. Nothing outside one."""
+    return f", or from where this job was sent: raygan submit {words}" if ray_job_id() else ""
 
 
 def _ray_job() -> dict[str, str]:

@@ -29,6 +29,8 @@ CONFIG_FILE, ENVIRONMENT_FILE, ERROR_FILE = "config.yaml", "environment.json", "
 RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 RAY_JOB = "raygan.ray_job_id"  # the job that had the run last
+RAY_JOB_OF = "raygan.ray_job."  # and one with the id of each that ever had it; its value is the job's mark, or UNMARKED
+UNMARKED = "unmarked"
 PARAMS_AT_ONCE = 100  # the REST API's limit for one request
 
 
@@ -195,8 +197,10 @@ def source_tags(command: str, words: str, facts: Mapping[str, Any]) -> dict[str,
 
 
 def job_tags(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Which Ray job has a run; empty ones outside a job, for a run that goes on belongs to its former job no more."""
-    return {RAY_JOB: facts["ray_job"] or "", environment.SUBMISSION: facts["ray_submission"] or ""}
+    """Which Ray job has a run; empty ones outside a job, for a run that goes on belongs to its former job no more. That it did is kept."""
+    job, mark = facts["ray_job"] or "", facts["ray_submission"] or ""
+    lasting = {f"{RAY_JOB_OF}{job}": mark or UNMARKED} if environment.JOB_NAME.fullmatch(job) else {}
+    return {RAY_JOB: job, environment.SUBMISSION: mark, **lasting}
 
 
 def describe_run(tracker: Tracker, run_id: str, config: JobConfig, dataset: ImageDataset, facts: Mapping[str, Any]) -> None:

@@ -27,9 +27,10 @@ def tell(tracking_uri: str | None, job: str, ended: Any = None) -> int:
         return 0
     try:
         tracker = tracking.reach(tracking_uri)
-        found = ledger.search(tracker, None, f"tags.`{tracking.RAY_JOB}` = '{job}'")
-        found = [run for run in found if not mark or run.data.tags.get(SUBMISSION) == mark]
-        left = [run.info.run_id for run in found if end and run.info.status == "RUNNING" and (mark or _began_in(run, ended))]
+        own = ledger.search(tracker, None, f"tags.`{tracking.RAY_JOB}` = '{job}'")
+        own = [run for run in own if not mark or run.data.tags.get(SUBMISSION) == mark]
+        left = [run.info.run_id for run in own if end and run.info.status == "RUNNING" and (mark or _began_in(run, ended))]
+        found = own + _gone_on(tracker, job, mark)
         for run_id in left:
             tracker.client.set_terminated(run_id, end)
     except Exception as error:  # each kind of store has its own exceptions; the job's end does not depend on it
@@ -40,10 +41,24 @@ def tell(tracking_uri: str | None, job: str, ended: Any = None) -> int:
     for run in heads[:SHOWN]:
         page = tracker._replace(experiment_id=run.info.experiment_id).page(run.info.run_id)
         status = end if run.info.run_id in left else run.info.status
-        print(f"run {run.info.run_id} {status}  {page}{tracker.hint}", flush=True)
+        print(f"run {run.info.run_id} {status}  {page}{tracker.hint}{_where_it_went(run, job)}", flush=True)
     if trials:
         print(f"and {trials} trials beside it", flush=True)
     return len(found)
+
+
+def _gone_on(tracker: tracking.Tracker, job: str, mark: str | None) -> list[Run]:
+    """The runs that were the job's before another one went on with them."""
+    key = f"{tracking.RAY_JOB_OF}{job}"
+    found = ledger.search(tracker, None, f"tags.`{key}` LIKE '%'")
+    return [run for run in found if run.data.tags.get(tracking.RAY_JOB) != job and (not mark or run.data.tags[key] == mark)]
+
+
+def _where_it_went(run: Run, job: str) -> str:
+    now = run.data.tags.get(tracking.RAY_JOB)
+    if now == job:
+        return ""
+    return f"  (job {now} went on with it)" if now else "  (it went on outside of jobs)"
 
 
 def _began_in(run: Run, job: Any) -> bool:

@@ -20,7 +20,6 @@ from pipelines.submitting.orders import Order
 
 SEND_SECONDS = 600.0
 STOP_SECONDS = 60  # between SIGTERM and SIGKILL: time for a checkpoint, where Ray's default is 3
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
 SECRET = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|AUTH|COOKIE|PRIVATE|SAS", re.IGNORECASE)
 CREDENTIALS = (
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_AWS_SIGV4"),
@@ -61,7 +60,7 @@ def require_name(job: str, option: str) -> str:
     Raises:
         ValueError: it holds other signs than those of names.
     """
-    if not NAME.fullmatch(job):
+    if not environment.JOB_NAME.fullmatch(job):
         raise ValueError(f"{option}: {job!r} is no job's id; letters, digits, '.', '_' and '-' make one")
     return job
 

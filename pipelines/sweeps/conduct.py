@@ -98,9 +98,9 @@ def _start(plan: SweepPlan, words: str, resumed: str | None, stack: ExitStack) -
 
 def _conduct(ride: Ride) -> int:
     name, tracker = ride.told["name"], ride.tracker
-    remedy = f"go on with: raygan sweep --resume {name}"
-    if uri := ride.plan.config.mlflow.tracking_uri:
-        remedy += f" mlflow.tracking_uri={uri}"
+    uri = ride.plan.config.mlflow.tracking_uri
+    words = f"sweep --resume {name}" + (f" mlflow.tracking_uri={uri}" if uri else "")
+    remedy = f"go on with: raygan {words}{environment.from_afar(words)}"
     try:
         anything_new = _screen(ride) | _confirm(ride) | (not ride.was_finished)
         print(outcome.finish(ride.plan, tracker, ride.run_id, anything_new=anything_new), flush=True)

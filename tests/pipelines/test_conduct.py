@@ -193,19 +193,6 @@ def test_an_error_of_rays_at_the_start_is_a_sentence(course, monkeypatch, capsys
     assert course.runs() == []
 
 
-def test_a_cluster_that_wants_a_token_is_a_named_failure(monkeypatch):
-    from ray.exceptions import AuthenticationError
-
-    from pipelines import cluster
-
-    def init(**given):
-        raise AuthenticationError("a token is asked for")
-
-    monkeypatch.setattr(cluster.ray, "init", init)
-    with pytest.raises(ConnectionError, match="Ray: a token is asked for"), cluster.connected(dashboard=False):
-        pass
-
-
 @pytest.mark.parametrize("words", [["digits", "--once", "x"], ["--resume", "abc"], ["--from-run", "abc"]], ids=" ".join)
 def test_a_store_that_fails_after_it_has_answered_is_a_sentence(course, monkeypatch, capsys, words):
     def fail(*given):
@@ -286,3 +273,14 @@ def test_a_signal_outside_the_training_is_a_status_and_no_traceback(monkeypatch,
     monkeypatch.setattr(train, "make_plan", make_plan)
     assert train.main(["digits"]) == 143
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_in_a_job_the_way_to_go_on_is_told_for_where_it_was_sent_too(course, monkeypatch):
+    plan = Plan(course.config, "x", None, {})
+    here = f"raygan train --resume abc mlflow.tracking_uri={course.config.mlflow.tracking_uri}"
+    assert conduct._again(plan, "abc", local=False) == here
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "some"}}')
+    assert (
+        conduct._again(plan, "abc", local=False) == f"{here}, or from where this job was sent: {here.replace('train', 'submit train', 1)}"
+    )
+    assert conduct._again(plan, "abc", local=True) == f"{here} --local"

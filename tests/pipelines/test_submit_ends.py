@@ -211,3 +211,39 @@ def test_a_run_that_goes_on_elsewhere_is_its_former_jobs_no_more(store, monkeypa
 def test_a_run_outside_jobs_has_no_tag_of_one(monkeypatch):
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     assert not {tracking.RAY_JOB, environment.SUBMISSION} & set(tracking.source_tags("train", "words", environment.describe()))
+
+
+def in_job(monkeypatch, job, mark=""):
+    metadata = {"job_submission_id": job} | ({environment.SUBMISSION: mark} if mark else {})
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": metadata}))
+
+
+def test_a_job_still_finds_a_run_that_another_one_went_on_with_and_leaves_it_alone(store, monkeypatch, capsys):
+    tracker, config = tracking.reach(store.uri), validate(load_named("digits"), JobConfig)
+    in_job(monkeypatch, store.job, "mine")
+    run = store.client.create_run(store.experiment, 2000, tracking.job_tags(environment.job())).info.run_id
+    assert store.ends("SUCCEEDED", "mine") == 1
+    assert "went on" not in capsys.readouterr().out
+    in_job(monkeypatch, "later", "theirs")
+    tracking.reopen_run(tracker, run, config, {})
+    for status in ("STOPPED", "FAILED"):
+        assert store.ends(status, "mine") == store.ends(status) == 1
+    assert store.status(run) == "RUNNING"
+    assert capsys.readouterr().out.count(f"run {run} RUNNING  http") == 4
+    assert store.ends("STOPPED", "of the same id elsewhere") == 0
+    runs.tell(store.uri, store.job)
+    assert "  (job later went on with it)\n" in capsys.readouterr().out
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    tracking.reopen_run(tracker, run, config, {})
+    assert [runs.tell(store.uri, job) for job in (store.job, "later", "another")] == [1, 1, 0]
+    assert capsys.readouterr().out.count("  (it went on outside of jobs)\n") == 2
+
+
+@pytest.mark.parametrize(("job", "kept"), [("a.b-c_1", True), ("of/raysubmit @1", False)])
+def test_an_id_that_makes_no_tag_is_kept_as_the_latest_alone(store, monkeypatch, job, kept):
+    in_job(monkeypatch, job)
+    tags = tracking.job_tags(environment.job())
+    run = store.client.create_run(store.experiment, 2000, tags).info.run_id
+    assert store.client.get_run(run).data.tags[tracking.RAY_JOB] == job
+    assert (tags.get(f"{tracking.RAY_JOB_OF}{job}") == tracking.UNMARKED) is kept
+    assert len(tags) == 2 + kept
