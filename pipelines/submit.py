@@ -55,6 +55,7 @@ def _submit(options: argparse.Namespace) -> int:
         print(package.listing(content))
         print(f"entrypoint   {order.entrypoint}")
         print("environment  " + " ".join(f"{name}={value}" for name, value in terms.variables.items()))
+        print(f"would travel {package.total(content)}")
         return 0
     package.require_size(content, options.size_limit)
     cluster = address.connect(options.address)
@@ -70,7 +71,7 @@ def _submit(options: argparse.Namespace) -> int:
         if not options.stop_on_interrupt:
             return INTERRUPTED
         return _stop_here(cluster, job, order.tracking_uri, following.Output(), arriving=terms.mark)
-    print(f"job {job} at {cluster.address}: {len(content.items)} files, {content.size / 1e6:.1f} MB", flush=True)
+    print(f"job {job} at {cluster.address}: {package.total(content)}", flush=True)
     if options.no_wait:
         print(_hints(cluster, job), flush=True)
         return 0

@@ -107,7 +107,7 @@ def require_size(content: Content, megabytes: float) -> None:
     largest = sorted(content.items, key=lambda item: -item.size)[:OFFENDERS]
     lines = "\n".join(f"  {item.size / 1e6:10.2f} MB  {item.name}" for item in largest)
     raise ValueError(
-        f"--size-limit: {len(content.items)} files of {content.size / 1e6:.1f} MB would travel, and the limit is {megabytes:g} MB; the "
+        f"--size-limit: {total(content)} would travel, and the limit is {megabytes:g} MB; the "
         f"largest:\n{lines}\nname what is not needed in .rayignore, which reads like .gitignore, or raise the limit"
     )
 
@@ -133,15 +133,22 @@ def pack(content: Content) -> bytes:
 
 
 def listing(content: Content) -> str:
-    """For `--dry-run`: every file with its size, then what stays and why."""
-    lines = [f"{item.size:>12,}  {item.name}" for item in content.items]
-    lines.append(f"{content.size:>12,}  bytes in {len(content.items)} files would travel")
-    lines += [f"       stays  {name}  ({reason})" for name, reason in sorted(content.stays.items())]
+    """For `--dry-run`: what stays and why, then every file that travels, with its size."""
+    lines = [f"       stays  {name}  ({reason})" for name, reason in sorted(content.stays.items())]
+    lines += [f"{item.size:>12,}  {item.name}" for item in content.items]
     return "\n".join(lines)
 
 
+def total(content: Content) -> str:
+    """How much travels."""
+    return f"{len(content.items)} files, {content.size / 1e6:.1f} MB"
+
+
 def held_back(content: Content) -> str:
-    """What stays as a secret, in a line: by its name alone, so it may be code that the job needs. Empty where nothing does."""
+    """What stays as a secret, in a line: by its name alone, so it may be code that the job needs. Empty where nothing does.
+
+    What .gitignore or .rayignore names too is no news.
+    """
     names = sorted(name for name, reason in content.stays.items() if reason == HELD)
     more = f" and {len(names) - OFFENDERS} more" if len(names) > OFFENDERS else ""
     return f"not sent, for their names are those of secrets: {', '.join(names[:OFFENDERS])}{more}" if names else ""
@@ -213,7 +220,9 @@ def _reason(root: Path, path: Path, name: str, ignored: _Ignored) -> str:
                 return reason
     elif not (path.is_dir() or path.is_file()):
         return "no plain file"
-    return _kind(name, path) or ignored.reason(path, folder=path.is_dir())
+    kind = _kind(name, path)
+    said = ignored.reason(path, folder=path.is_dir()) if kind in ("", HELD) else ""
+    return said or kind
 
 
 def _kind(name: str, path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import pipelines
 from pipelines import cli
 from pipelines.submitting import package
+from tests.pipelines.head import ROOT
 from tests.pipelines.sent import CONFIG, STORED, make
 
 pytestmark = pytest.mark.filterwarnings("ignore:ssl=None is deprecated")  # Ray gives it to aiohttp
@@ -144,3 +146,13 @@ def test_a_dry_run_lists_what_travels_and_what_stays_and_starts_nothing(project,
     assert "stays  .env  (a secret)" in out
     assert "entrypoint   python -m pipelines.train mine.yaml ray.storage_path=/shared/runs loss.name=hinge" in out
     assert "RAY_JOB_STOP_WAIT_TIME_S=60 MLFLOW_TRACKING_URI=http://tracking:5000" in out
+    assert out.splitlines()[-1] == f"would travel {package.total(package.collect(project))}"
+    assert re.fullmatch(r"\d{3} files, \d\.\d MB", package.total(package.collect(project)))
+
+
+def test_a_checkout_of_raygan_sends_neither_tests_nor_infra_and_holds_no_secret_to_tell(project):
+    content = package.collect(ROOT)
+    assert package.held_back(content) == ""
+    names = {item.name for item in content.items}
+    assert not [name for name in names if name.startswith(("tests/", "infra/"))]
+    assert {"pipelines/train.py", "gan_core/steps.py", "tune_spaces/smoke.py", "pyproject.toml"} <= names

@@ -103,3 +103,12 @@ def test_with_rays_mode_too_the_token_goes_only_to_a_cluster_that_asks(server, p
     assert "planted-7731" not in str(server.headers)
     assert sum("planted-7731" in str(headers) for headers in asking.headers) == len(asking.headers) - 1 > 3
     assert not asking.headers[0].get("Authorization")
+
+
+@pytest.mark.parametrize("file", [".gitignore", ".rayignore"])
+def test_a_secret_that_is_ignored_stays_too_and_is_not_told(project, file):
+    make(project, "password.py", ".env", "part/tokens.py")
+    (project / file).write_text(".env\npart/\n!password.py\n")
+    content = package.collect(project)
+    assert content.stays == {"password.py": "a secret", ".env": file, "part": file}
+    assert package.held_back(content) == "not sent, for their names are those of secrets: password.py"
