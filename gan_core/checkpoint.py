@@ -17,7 +17,11 @@ NAME, DIGEST = re.compile(r"\w[\w.-]*"), re.compile(r"[0-9a-f]{64}")
 
 
 class DamagedError(ValueError):
-    """A checkpoint's files are not what was written."""
+    """A checkpoint's files are not what was written. `reason` says how, for sentences that name the checkpoint themselves."""
+
+    def __init__(self, sentence: str, reason: str = "") -> None:
+        super().__init__(sentence)
+        self.reason = reason or sentence
 
 
 def save(state: Mapping[str, Any], folder: Path, *, beside: Iterable[str] = ()) -> None:
@@ -67,9 +71,9 @@ def verify(folder: Path) -> int:
     images_seen, sums = _read_sums(folder)
     for name, digest in sums.items():
         if not (folder / name).is_file():
-            raise DamagedError(f"the checkpoint in {folder} is damaged: {name} is missing")
+            raise _damaged(folder, f"{name} is missing")
         if _digest(folder / name) != digest:
-            raise DamagedError(f"the checkpoint in {folder} is damaged: {name} does not have the checksum noted in {SUMS}")
+            raise _damaged(folder, f"{name} does not have the checksum noted in {SUMS}")
     return images_seen
 
 
@@ -93,7 +97,7 @@ def load(folder: Path) -> dict[str, Any]:
 
 def _read_sums(folder: Path) -> tuple[int, dict[str, str]]:
     if not (folder / SUMS).is_file() or not (folder / STATE).is_file():
-        raise DamagedError(f"{folder} holds no complete checkpoint ({STATE} and {SUMS})")
+        raise DamagedError(f"{folder} holds no complete checkpoint ({STATE} and {SUMS})", f"it is not complete ({STATE} and {SUMS})")
     try:
         with (folder / SUMS).open("rb") as file:
             note = json.loads(file.read(LARGEST_SUMS))
@@ -103,8 +107,12 @@ def _read_sums(folder: Path) -> tuple[int, dict[str, str]]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         fine = False
     if not fine:
-        raise DamagedError(f"the checkpoint in {folder} is damaged: {SUMS} is no list of files in that folder with their checksums")
+        raise _damaged(folder, f"{SUMS} is no list of files in that folder with their checksums")
     return images_seen, sums
+
+
+def _damaged(folder: Path, reason: str) -> DamagedError:
+    return DamagedError(f"the checkpoint in {folder} is damaged: {reason}", reason)
 
 
 def _is_sum(name: object, digest: object) -> bool:

@@ -74,7 +74,8 @@ class Shelf:
         with ExitStack() as stack:
             found = self._patiently(partial(self._newest, stack), "the newest checkpoint", reads=True)
             for name in found.damaged:
-                self._patiently(partial(set_aside, self.place, name), f"another name for {name}")
+                new = self._patiently(partial(set_aside, self.place, name), f"another name for {name}")
+                found.damaged[name] += f"; it was set aside as {new}" if new else ""
             yield found
 
     def _newest(self, stack: ExitStack) -> Found:
@@ -230,18 +231,19 @@ def keep_best(place: Place, source: Path, images_seen: int) -> None:
             place.filesystem.delete_dir(f"{place.folder}/{name}")
 
 
-def set_aside(place: Place, name: str) -> None:
-    """Rename a checkpoint that is damaged, so that it can be looked at and is not taken for a good one."""
+def set_aside(place: Place, name: str) -> str:
+    """Rename a checkpoint that is damaged, so that it can be looked at and is not taken for a good one; returns the new name."""
     if name not in _names(place):
-        return  # done, though the storage had not said so
+        return ""  # done, though the storage had not said so
     new = _unused(place, f"{DAMAGED}{name}")
     if place.local is not None:
         (place.local / name).rename(place.local / new)
-        return
+        return new
     place.filesystem.create_dir(f"{place.folder}/{new}", recursive=True)
     for entry in place.filesystem.get_file_info(pyarrow.fs.FileSelector(f"{place.folder}/{name}")):
         place.filesystem.move(entry.path, f"{place.folder}/{new}/{entry.base_name}")
     place.filesystem.delete_dir(f"{place.folder}/{name}")
+    return new
 
 
 def _unused(place: Place, name: str) -> str:

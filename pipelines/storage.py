@@ -158,7 +158,7 @@ def _first_sound(place: Place, names: list[str]) -> Iterator[Found]:
                 folder = stack.enter_context(opened(place, name))
                 checkpoint.verify(folder)
             except DamagedError as error:
-                damaged[name] = str(error)
+                damaged[name] = error.reason
             except OSError as error:
                 if error.errno not in (errno.EIO, errno.ENOENT):
                     raise

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mlflow.store.tracking.rest_store import RestStore
 from PIL import Image
 
 from pipelines import run_writer
@@ -259,3 +260,11 @@ def test_a_rank_that_delivers_shows_signs_of_life(store, monkeypatch):
         time.sleep(0.5)
     rank.join()
     assert seen[0] < seen[1] < seen[2]
+
+
+def test_the_end_of_a_run_on_a_server_prints_none_of_mlflows_own_links(monkeypatch, capsys):
+    calls = []
+    for name in ("update_run_info", "get_run"):
+        monkeypatch.setattr(RestStore, name, lambda *given, name=name, **options: calls.append(name))
+    run_writer.patient_client("http://127.0.0.1:9").set_terminated("some", "FINISHED")
+    assert (calls, capsys.readouterr().out) == (["update_run_info"], "")

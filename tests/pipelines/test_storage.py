@@ -1,6 +1,7 @@
 """Checkpoint folders: kept, thinned out, taken over from another run, found where some are damaged, and waited for."""
 
 import json
+import re
 
 import pyarrow.fs
 import pytest
@@ -50,11 +51,17 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(kept, how)
     with shelf.newest() as found:
         assert (found.name, text_of(found.folder)) == ("checkpoint_000000000100", "100")
         assert list(found.damaged) == ["checkpoint_000000000200"]
-        assert "damaged" in found.damaged["checkpoint_000000000200"] or "no complete checkpoint" in found.damaged["checkpoint_000000000200"]
+        (sentence,) = storage.told(found)
+        begun, reason, kept_as = re.split(": |; ", sentence)
+        assert begun == "checkpoint_000000000200 is damaged, so checkpoint_000000000100 is used"
+        assert re.search("does not have the checksum|is missing|is no list of files|is not complete", reason)
+        assert str(folder) not in reason
+        assert kept_as == "it was set aside as damaged_checkpoint_000000000200"
     assert names(folder) == ["checkpoint_000000000100", "damaged_checkpoint_000000000200"]
     saved(shelf, 200)
     damage(folder / "checkpoint_000000000200", how)
-    assert newest_text(shelf) == "100"
+    with shelf.newest() as found:
+        assert found.damaged["checkpoint_000000000200"].endswith("; it was set aside as damaged_checkpoint_000000000200.2")
     assert names(folder)[1:] == ["damaged_checkpoint_000000000200", "damaged_checkpoint_000000000200.2"]
 
 
@@ -66,7 +73,10 @@ def test_readers_pass_over_a_damaged_checkpoint_say_so_and_leave_it(tmp_path):
     damage(tmp_path / "run" / "checkpoint_000000000200", "state")
     with storage.latest(str(tmp_path), "run", say=said.append) as folder:
         assert text_of(folder) == "100"
-    assert [sentence.split(":")[0] for sentence in said] == ["checkpoint_000000000200 is damaged, so checkpoint_000000000100 is used"]
+    assert [sentence.split(" noted in ")[0] for sentence in said] == [
+        "checkpoint_000000000200 is damaged, so checkpoint_000000000100 is used: state.pt does not have the checksum"
+    ]
+    assert "set aside" not in said[0]
     assert names(tmp_path / "run") == ["checkpoint_000000000100", "checkpoint_000000000200"]
 
 
