@@ -1,13 +1,13 @@
 """Joining a Ray cluster, or starting one on this machine for as long as it is needed."""
 
 import os
-import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services, utils
 from ray._raylet import Config  # type: ignore[attr-defined]  # not in its stub
 from ray.exceptions import AuthenticationError, RayError
 
@@ -36,15 +36,17 @@ def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> 
     if joined:
         _show_token()
     workers = {"runtime_env": {"env_vars": environment}} if environment else {}
-    before = signal.getsignal(signal.SIGTERM)
-    with _on_loopback() if local else nullcontext():
-        try:
-            ray.init(log_to_driver=False, logging_level="ERROR", **workers, **local)
-        except (RayError, ConnectionError) as error:
-            raise ConnectionError(f"RAY_ADDRESS={joined}: {error}{_about_token(error)}" if joined else f"Ray: {error}") from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)  # Ray's own handler ends the program in silence
     try:
+        with ExitStack() as stack:
+            # Ray's own handlers end the program in silence.
+            stack.enter_context(_instead(utils, "set_sigterm_handler", lambda *_: None))
+            if local:
+                stack.enter_context(_on_loopback())
+                stack.enter_context(_in_sessions_of_their_own())
+            try:
+                ray.init(log_to_driver=False, logging_level="ERROR", **workers, **local)
+            except (RayError, ConnectionError) as error:
+                raise ConnectionError(f"RAY_ADDRESS={joined}: {error}{_about_token(error)}" if joined else f"Ray: {error}") from error
         yield
     finally:
         ray.shutdown()
@@ -67,14 +69,29 @@ def _about_token(error: Exception) -> str:
 
 
 @contextmanager
-def _on_loopback() -> Iterator[None]:
+def _instead(module: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+def _on_loopback() -> AbstractContextManager[None]:
     """A node that starts in the block has 127.0.0.1 for its address, and then all its servers listen there alone.
 
     This is how Ray starts on macOS. Asked for `_node_ip_address="127.0.0.1"` elsewhere, it takes the address of the network all the same,
     and then its control store, its nodes' managers and every worker listen on all interfaces.
     """
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+    return _instead(ray_constants, "ENABLE_RAY_CLUSTER", False)
+
+
+def _in_sessions_of_their_own() -> AbstractContextManager[None]:
+    """Signals to our process group (`timeout`, `kill -- -PGID`, a terminal's Ctrl-C) reach none of the node's processes that start in the
+    block: else these would end before the workers could save anything. What ties them to our end is a wish to the kernel
+    (PR_SET_PDEATHSIG), which sessions do not touch; without it, as on macOS, a reaper ends our process group, and they must stay in it.
+    """
+    if not utils.detect_fate_sharing_support():
+        return nullcontext()
+    return _instead(services, "ConsolePopen", partial(services.ConsolePopen, start_new_session=True))

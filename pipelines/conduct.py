@@ -51,16 +51,18 @@ def run(plan: Plan, ready: Ready, *, local: bool) -> int:
                 if plan.once and tracker.client.get_run(plan.resume).info.status == "FINISHED":
                     return nothing_to_do(plan.name, plan.resume)
                 run_id = plan.resume  # ours only now: until the guard it may be another driver's, whose status is not ours to set
-                tracking.reopen_run(tracker, run_id, config, plan.before)
+                if news := tracking.reopen_run(tracker, run_id, config, plan.before):
+                    say(f"run {run_id}: {news}")
             else:
                 run_id = tracking.create_run(tracker, config, dataset, plan.name, ready.cautions)
                 stack.enter_context(_alone(run_id, config, local=local))
             clock.lap("mlflow_run")
         except KeyboardInterrupt as interruption:
             again = f"; continue it with: {_again(plan, plan.resume, local=local)}" if plan.resume else ", nothing was started"
-            print(f"\ninterrupted before the training began{again}", file=sys.stderr)
-            if run_id:
-                end_early(tracker, run_id, "KILLED")
+            with deaf():
+                print(f"\ninterrupted before the training began{again}", file=sys.stderr)
+                if run_id:
+                    end_early(tracker, run_id, "KILLED")
             return status_of(interruption)
         except _refusals() as error:
             print(f"raygan train: {error}", file=sys.stderr)
@@ -129,8 +131,8 @@ def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
         ride.patiently(lambda: tracker.client.set_terminated(run_id, "FINISHED"))
     except KeyboardInterrupt as interruption:
         with deaf():
-            by = interruption.name if isinstance(interruption, Interrupted) else "Ctrl-C"
-            end_early(tracker, run_id, "KILLED", tags={"raygan.stopped": f"by {by}, {kept}"})
+            by = interruption.cause if isinstance(interruption, Interrupted) else "Ctrl-C"
+            end_early(tracker, run_id, "KILLED", tags={tracking.STOPPED: f"by {by}, {kept}"})
             print(f"\ninterrupted by {by}, {kept}; {remedy}", file=sys.stderr)
             return status_of(interruption)
     except Exception as error:  # whatever it was, the run in MLflow must say that it failed, and the user what to do

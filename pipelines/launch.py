@@ -163,9 +163,9 @@ class _Desk:
         self._answers: dict[int, bool] = {}
         self._silent_since: float | None = None
 
-    def serve(self, wish: Wish) -> list[boards.Heard] | None:
-        """Returns how the ranks are, None where the board cannot tell now. It is told of `wish` each time: one that was started anew knows
-        nothing.
+    def serve(self, wish: Wish, seconds: float = TAKE_SECONDS) -> list[boards.Heard] | None:
+        """Returns how the ranks are, None where the board cannot tell within `seconds`. It is told of `wish` each time: one that was
+        started anew knows nothing.
 
         Raises:
             RuntimeError: a rank's software or data differ from the driver's, or the board stays silent.
@@ -173,7 +173,7 @@ class _Desk:
         if wish is not Wish.NONE:
             self.board.want.remote(int(wish))
         try:
-            taken = ray.get(self.board.take.remote(), timeout=TAKE_SECONDS)
+            taken = ray.get(self.board.take.remote(), timeout=seconds)
         except (GetTimeoutError, RayActorError) as error:
             self._bear_silence(error)
             return None
@@ -211,18 +211,15 @@ class _Desk:
 
 def _wait(future: Future[Any], desk: _Desk, overseer: Overseer, asked: Asked) -> Any:
     """Serve the board and watch the ranks until the result is there and the last report was shown."""
-    finished, give_up_at = False, None
+    finished = False
     while not finished:
         finished = bool(wait([future], timeout=desk.interval).done)
-        heard = desk.serve(Wish.NONE if asked.signum is None else Wish.STOP)
-        if finished:
-            break
-        if heard is not None:
+        left = TAKE_SECONDS
+        if asked.signum is not None:
+            left = asked.at + GRACE_SECONDS - time.monotonic()
+            if not finished and (overseer.gathering or left <= 0):  # nobody is there to save anything
+                raise Interrupted(asked.signum)
+        heard = desk.serve(Wish.NONE if asked.signum is None else Wish.STOP, min(TAKE_SECONDS, max(left, POLL_SECONDS)))
+        if not finished and heard is not None:
             overseer.look(heard)
-        if asked.signum is None:
-            continue
-        if give_up_at is None:
-            give_up_at = time.monotonic() + GRACE_SECONDS
-        if overseer.gathering or time.monotonic() > give_up_at:  # nobody is there to save anything
-            raise Interrupted(asked.signum)
     return future.result()

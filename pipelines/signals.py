@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -11,19 +12,21 @@ from typing import Any
 from pipelines.statuses import INTERRUPTED
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ECHO_SECONDS = 2.0  # within which `timeout`, `docker run -it` and batch schedulers say the same thing twice: no impatience
 
 
 class Interrupted(KeyboardInterrupt):
-    """Asked to end by the signal `signum`."""
+    """Asked to end by the signal `signum`, or by that one `again`, which would not wait."""
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, *, again: bool = False) -> None:
         super().__init__()
-        self.signum = signum
+        self.signum, self._again = signum, again
 
     @property
-    def name(self) -> str:
+    def cause(self) -> str:
         """Such as SIGTERM."""
-        return signal.Signals(self.signum).name
+        name = signal.Signals(self.signum).name
+        return f"a second signal, {name}" if self._again else name
 
 
 def status_of(interruption: KeyboardInterrupt) -> int:
@@ -32,17 +35,21 @@ def status_of(interruption: KeyboardInterrupt) -> int:
 
 
 class Asked:
-    """The signal that has asked for a gentle end; None while none has."""
+    """The signal that has asked for a gentle end, and when by the monotonic clock; None while none has."""
 
     signum: int | None = None
+    at = 0.0
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise Interrupted while the block lasts."""
+    """Ctrl-C and SIGTERM raise Interrupted while the block lasts, but for echoes."""
+    heard = Asked()
 
     def interrupt(signum: int, _: Any) -> None:
-        raise Interrupted(signum)
+        if not _is_echo(heard):
+            heard.signum, heard.at = signum, time.monotonic()
+            raise Interrupted(signum)
 
     with _handled(interrupt):
         yield
@@ -50,17 +57,22 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def gently() -> Iterator[Asked]:
-    """The first Ctrl-C or SIGTERM in the block is only noted, the second raises Interrupted. Off the main thread none is noted."""
+    """The first Ctrl-C or SIGTERM in the block is only noted, a second one that is no echo raises Interrupted. Off the main thread none is
+    noted.
+    """
     asked = Asked()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
     def note(signum: int, _: Any) -> None:
+        if _is_echo(asked):
+            return
         if asked.signum is not None:
-            raise Interrupted(signum)
-        asked.signum = signum
-        os.write(2, b"\nstopping at a checkpoint; a second time ends at once\n")  # print is not to be interrupted by itself
+            raise Interrupted(signum, again=True)
+        asked.signum, asked.at = signum, time.monotonic()
+        # Not by print, which is not to be interrupted by itself.
+        os.write(2, f"\nstopping at a checkpoint; a second time, {ECHO_SECONDS:g} s from now or later, ends at once\n".encode())
 
     with _handled(note):
         yield asked
@@ -76,6 +88,10 @@ def deaf() -> Iterator[None]:
         return
     with _handled(lambda *_: os.write(2, b"\nending already\n")):
         yield
+
+
+def _is_echo(heard: Asked) -> bool:
+    return heard.signum is not None and time.monotonic() - heard.at < ECHO_SECONDS
 
 
 @contextmanager

@@ -31,6 +31,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 RAY_JOB = "raygan.ray_job_id"  # the job that had the run last
 RAY_JOB_OF = "raygan.ray_job."  # and one with the id of each that ever had it; its value is the job's mark, or UNMARKED
 UNMARKED = "unmarked"
+STOPPED, RESUMED = "raygan.stopped", "raygan.resumed"
+RESUMPTIONS_KEPT = 20  # a tag has room for 5000 letters
 PARAMS_AT_ONCE = 100  # the REST API's limit for one request
 
 
@@ -150,8 +152,8 @@ def create_run(
     try:
         _require_artifacts_away_from_here(tracker, run.info.artifact_uri)
         describe_run(tracker, run_id, config, dataset, facts)
-    except BaseException:  # also Ctrl-C
-        tracker.client.set_terminated(run_id, "FAILED")
+    except BaseException as error:
+        tracker.client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     return run_id
 
@@ -218,14 +220,28 @@ def write_config(tracker: Tracker, run_id: str, config: JobConfig) -> None:
     tracker.client.log_text(run_id, dumps(config.model_dump()), CONFIG_FILE)
 
 
-def reopen_run(tracker: Tracker, run_id: str, config: JobConfig, before: Mapping[str, str]) -> None:
-    """Set a past run RUNNING again, and note what its continuation changes."""
+def reopen_run(tracker: Tracker, run_id: str, config: JobConfig, before: Mapping[str, str]) -> str:
+    """Set a past run RUNNING again, and note when, after what, and what its continuation changes. Why it was stopped is history then.
+
+    Returns what its last driver has not said itself, as a sentence; empty where that set a status.
+    """
+    run = tracker.client.get_run(run_id)
+    stopped = run.data.tags.get(STOPPED, "")
+    news = "" if stopped or run.info.status != "RUNNING" else "its last driver ended without a word: killed, or the tracking store was away"
+    past = run.data.tags.get(RESUMED, "").splitlines()
+    count = int(past[-1].partition(":")[0]) + 1 if past else 1
+    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    history = [*past, f"{count}: {now}, {news or ' '.join(filter(None, ('was', run.info.status, stopped)))}"][-RESUMPTIONS_KEPT:]
     tracker.client.update_run(run_id, status="RUNNING")
     changed = {key: value for key, value in flatten(config).items() if before.get(key) != value}
     tags = [RunTag(f"raygan.resumed.{key}", value) for key, value in changed.items()]
     tags += [RunTag(key, value) for key, value in job_tags(environment.job()).items()]
+    tags.append(RunTag(RESUMED, "\n".join(history)))
     tracker.client.log_batch(run_id, tags=tags, synchronous=True)
+    if stopped:
+        tracker.client.delete_tag(run_id, STOPPED)
     write_config(tracker, run_id, config)
+    return news
 
 
 def log_json(tracker: Tracker, run_id: str, value: Mapping[str, Any], file: str) -> None:
