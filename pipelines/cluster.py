@@ -1,6 +1,8 @@
 """Joining a Ray cluster, or starting one on this machine for as long as it is needed."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -36,9 +38,10 @@ def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> 
     if joined:
         _show_token()
     workers = {"runtime_env": {"env_vars": environment}} if environment else {}
+    before = signal.getsignal(signal.SIGTERM)
     try:
         with ExitStack() as stack:
-            # Ray's own handlers end the program in silence.
+            # Ray's handlers in Python end the program in silence.
             stack.enter_context(_instead(utils, "set_sigterm_handler", lambda *_: None))
             if local:
                 stack.enter_context(_on_loopback())
@@ -47,6 +50,11 @@ def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> 
                 ray.init(log_to_driver=False, logging_level="ERROR", **workers, **local)
             except (RayError, ConnectionError) as error:
                 raise ConnectionError(f"RAY_ADDRESS={joined}: {error}{_about_token(error)}" if joined else f"Ray: {error}") from error
+            except KeyboardInterrupt:
+                signal.alarm(0)  # by which Ray's handler in C++, where it was asked first, would abort the program within 3 s
+                raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # instead of the one in C++
         yield
     finally:
         ray.shutdown()

@@ -69,7 +69,6 @@ def run(plan: Plan, ready: Ready, *, local: bool) -> int:
             if run_id:
                 end_early(tracker, run_id, "FAILED", error=str(error))
             return FAILED if run_id else USAGE
-        print(f"{'resuming' if plan.resume else 'training'} run {run_id}: {config.total_kimg:g} kimg of {dataset.name}", flush=True)
         return _train(Ride(plan, dataset, tracker, run_id, local), launch, clock)
 
 
@@ -109,10 +108,12 @@ def _launcher(config: JobConfig, tracker: Tracker, stack: ExitStack, *, local: b
 
 def _train(ride: Ride, launch: Launcher, clock: "Stopwatch") -> int:
     config, tracker, run_id = ride.plan.config, ride.tracker, ride.run_id
-    job = Job(config=config.model_dump(), tracking_uri=tracker.uri, run_id=run_id, content_hash=ride.dataset.content_hash)
     remedy = f"continue it with: {_again(ride.plan, run_id, local=ride.local)}"
     kept = "no new checkpoint"
     try:
+        doing = "resuming" if ride.plan.resume else "training"
+        print(f"{doing} run {run_id}: {config.total_kimg:g} kimg of {ride.dataset.name}", flush=True)
+        job = Job(config=config.model_dump(), tracking_uri=tracker.uri, run_id=run_id, content_hash=ride.dataset.content_hash)
         with _closed(Progress(config.total_kimg, evaluation.objective(config.gan(), ride.dataset)[0])) as progress, gently() as asked:
             outcome = launch(job, config, progress, asked)
         if outcome["stopped"]:

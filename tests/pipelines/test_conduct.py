@@ -266,6 +266,16 @@ def test_signals_are_heard_again_after_the_last_words():
     assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.mark.parametrize("place", ["Job", "Progress"])
+def test_a_signal_between_the_runs_beginning_and_its_launch_ends_it_as_killed(course, monkeypatch, capsys, place):
+    monkeypatch.setattr(conduct, "_launcher", lambda *given, **options: lambda *more: pytest.fail("the training began"))
+    monkeypatch.setattr(conduct, place, lambda *given, **options: os.kill(os.getpid(), signal.SIGTERM))
+    assert course.conduct() == 143
+    (run,) = course.runs()
+    assert (run.info.status, run.data.tags["raygan.stopped"]) == ("KILLED", "by SIGTERM, no new checkpoint")
+    assert f"raygan train --resume {run.info.run_id}" in capsys.readouterr().err
+
+
 def test_a_signal_outside_the_training_is_a_status_and_no_traceback(monkeypatch, capsys):
     def make_plan(options: argparse.Namespace) -> Plan:
         raise Interrupted(signal.SIGTERM)

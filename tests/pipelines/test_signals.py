@@ -48,6 +48,18 @@ def test_an_echo_does_not_interrupt_what_the_first_signal_began(monkeypatch):
     assert caught.value.cause == "SIGTERM"
 
 
+def test_ray_answers_no_signal_while_it_starts(monkeypatch):
+    from pipelines import cluster
+
+    def init(**given):
+        cluster.utils.set_sigterm_handler(lambda *_: pytest.fail("Ray answered"))
+        send(signal.SIGTERM)
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    with terminable(), pytest.raises(Interrupted), cluster.connected(dashboard=False):
+        pytest.fail("it has started")
+
+
 def asked_now():
     asked = Asked()
     asked.signum, asked.at = signal.SIGTERM, time.monotonic()
@@ -84,17 +96,20 @@ def test_a_board_that_is_silent_prolongs_the_grace_period_by_no_time_out_of_its_
 
 
 NODE = """
-import os, time
+import os, signal, time
 from ray._private import services, utils
 from pipelines import cluster
 from pipelines.signals import gently
 
 def init(**given):
     utils.set_sigterm_handler(lambda *_: os._exit(9))
-    print(services.start_ray_process(["sleep", "600"], "sleep", fate_share=True).process.pid, flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(9))  # as Ray does in C++
+    parts.append(services.start_ray_process(["sleep", "600"], "sleep", fate_share=True).process.pid)
 
+parts = []
 cluster.ray.init = init
 with gently() as asked, cluster.connected(dashboard=False):
+    print(parts[0], flush=True)
     while asked.signum is None:
         time.sleep(0.02)
     print("heard", flush=True)
