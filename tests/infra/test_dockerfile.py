@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from pip._internal.models.index import PyPI
 
 from tests.infra.parts import INFRA, ROOT
 
@@ -116,7 +117,7 @@ def test_the_install_steps_of_the_cpu_target_make_an_environment_that_runs_rayga
     path = f"{venv}/bin:{tmp_path}/python:{kept['PATH']}"
     (tmp_path / "python").mkdir()
     (tmp_path / "python/python").symlink_to(Path(sys.executable).resolve())
-    arguments["TORCH_INDEX"] = index if answers(index) else "https://pypi.org/simple"
+    arguments["TORCH_INDEX"] = index if answers(index) else PyPI.simple_url
     environment = {**kept, **arguments, "PATH": path, "HOME": str(tmp_path)}
     try:
         run_install_steps("cpu", tmp_path, environment)
