@@ -62,6 +62,7 @@ def unscored(run):
     return {key.removeprefix(start): value for key, value in run.run.data.tags.items() if key.startswith(start)}
 
 
+@pytest.mark.slow
 def test_a_task_that_cannot_score_is_told_and_does_not_end_the_run(tmp_path):
     """Too slow each time: cancelled. The run goes on, keeps its checkpoints, and says what is missing."""
     run, out, err = train(tmp_path, write_config(tmp_path), "ray.asynchronous_evaluation=true", "ray.evaluation_timeout_seconds=0.01")
@@ -73,6 +74,7 @@ def test_a_task_that_cannot_score_is_told_and_does_not_end_the_run(tmp_path):
     assert "kid_pixels" not in out
 
 
+@pytest.mark.slow
 def test_a_scoring_task_that_is_killed_costs_nothing_and_one_that_dies_each_time_one_score(tmp_path):
     """The first checkpoint's task dies as often as it is tried, the next one's once."""
     process = start(tmp_path, write_config(tmp_path), "ray.asynchronous_evaluation=true")

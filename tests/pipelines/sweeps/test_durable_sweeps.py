@@ -31,6 +31,8 @@ LONGER = (
 )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_driver_killed_three_times_goes_on_where_it_was(tmp_path):
     """At random moments of its work: the same trials, each once, no point missing or doubled, and the same scores as undisturbed."""
     config = write_config(tmp_path)
