@@ -83,8 +83,16 @@ def test_a_job_that_the_cluster_loses_while_it_stops_is_lost_and_not_bad_input(s
     assert "what became of job some is not known" in capsys.readouterr().err
 
 
+@pytest.fixture
+def heard_ctrl_c():
+    """Python's own handler: a shell starts jobs in the background with Ctrl-C ignored, and the tests with them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("words", "stops"), [(["--stop-on-interrupt"], ["some"]), ([], [])], ids=["stop", "leave"])
-def test_ctrl_c_while_the_job_is_sent_stops_it_too(server, capsys, words, stops):
+def test_ctrl_c_while_the_job_is_sent_stops_it_too(server, capsys, words, stops, heard_ctrl_c):
     server.submitting_seconds, server.cuts = 3.0, [1, 1, 1]
 
     def interrupt():

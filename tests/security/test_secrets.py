@@ -109,6 +109,7 @@ def test_credentials_are_in_nothing_that_ray_stores_of_a_training(tmp_path, monk
     from pipelines.signals import Asked
     from tests.support import tiny_tree
 
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow's fluent functions, which other tests call, set it
     for key in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
         monkeypatch.setenv(key, PLANTED[key])
     given = {}
