@@ -60,7 +60,7 @@ def load_dataset(config: GanConfig) -> ImageDataset:
 
 
 def build_networks(config: GanConfig, dataset: ImageDataset) -> tuple[nn.Module, nn.Module]:
-    """Generator and discriminator, float32 on the CPU, the same on every rank: initialised from `config.seed` alone.
+    """Generator and discriminator on the CPU, the same on every rank: initialised from `config.seed` alone.
 
     Raises:
         ValueError: the network cannot make the data's resolution or channels.
@@ -77,7 +77,8 @@ def build_networks(config: GanConfig, dataset: ImageDataset) -> tuple[nn.Module,
         generator = module.generator(**shape, z_dim=network.z_dim, **network.generator)
         discriminator = module.discriminator(**{**shape, "channels": dataset.channels * network.packing}, **network.discriminator)
         if config.regularizers.spectral_norm:
-            discriminator = spectrally_normalised(discriminator)
+            # Its first power iterations are taken here, in the precision of the run.
+            discriminator = spectrally_normalised(discriminator.double() if config.precision == "float64" else discriminator)
     return generator, discriminator
 
 

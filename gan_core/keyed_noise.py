@@ -34,15 +34,15 @@ def uniforms(keys: Int64[Tensor, " batch"], stream: int, count: int) -> Float[Te
     return ((_hashes(keys, stream, count) >> 41 & 0x7FFFFF).float() + 0.5) * 2.0**-23
 
 
-def normals(keys: Int64[Tensor, " batch"], stream: int, *shape: int) -> Float[Tensor, "batch ..."]:
-    """Standard normal float32 numbers of `shape` for each key, by Box and Muller (1958), two from each hash.
+def normals(keys: Int64[Tensor, " batch"], stream: int, *shape: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch ..."]:
+    """Standard normal numbers of `shape` for each key, by Box and Muller (1958), two from each hash, computed in `dtype`.
 
     The largest are 6.8 in size.
     """
     count = math.prod(shape)
     hashes = _hashes(keys, stream, (count + 1) // 2)
-    radius = (((hashes >> 32 & 0xFFFFFFFF).float() + 0.5) * 2.0**-32).log().mul(-2.0).sqrt()
-    angle = (hashes & 0xFFFFFFFF).float() * (math.tau * 2.0**-32)
+    radius = (((hashes >> 32 & 0xFFFFFFFF).to(dtype) + 0.5) * 2.0**-32).log().mul(-2.0).sqrt()
+    angle = (hashes & 0xFFFFFFFF).to(dtype) * (math.tau * 2.0**-32)
     pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], 2)
     return pairs.flatten(1)[:, :count].reshape(-1, *shape)
 

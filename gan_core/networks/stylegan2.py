@@ -59,7 +59,7 @@ class StyledLayer(nn.Module):
     ) -> Float[Tensor, "batch width_out out_height out_width"]:
         features = self.convolution(features, w)
         if self.noise_strength is not None and self.stream is not None:
-            noise = keyed_noise.normals(keys, self.stream, 1, *features.shape[2:]).to(self.noise_strength.dtype)
+            noise = keyed_noise.normals(keys, self.stream, 1, *features.shape[2:], dtype=self.noise_strength.dtype)
             features = features + (self.noise_strength * noise).to(features.dtype)
         return _activated(features + self.bias.to(features.dtype)[:, None, None])
 
@@ -134,7 +134,7 @@ class Generator(nn.Module):
         keys = keyed_noise.keys(z)
         chance, place = keyed_noise.uniforms(keys, MIXED, 2).unbind(1)
         crossover = torch.where(chance < self.style_mixing, 1 + (place * (self.layers - 1)).long(), self.layers)
-        other = self.map(keyed_noise.normals(keys, SECOND_Z, self.z_dim).to(z.dtype), labels)
+        other = self.map(keyed_noise.normals(keys, SECOND_Z, self.z_dim, dtype=z.dtype), labels)
         from_there_on = torch.arange(self.layers, device=z.device) >= crossover[:, None]
         return torch.where(from_there_on[:, :, None], other[:, None], w)
 

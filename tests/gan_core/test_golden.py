@@ -33,9 +33,6 @@ CASES = {
         "data__name": "parquet",
     },
 }
-# Some of their numbers are made in float32, whose last bits depend on the processor: the noise of StyleGAN2's layers (log, cos), and the
-# first power iterations of spectral norm. Two processors were 1.5e-8 apart.
-IN_FLOAT32 = {"stylegan2, lazy r1", "sngan conditional, 32 pixels"}
 
 
 def losses(options):
@@ -54,7 +51,7 @@ def losses(options):
 def test_losses_are_what_they_were(case):
     expected = json.loads(GOLDEN.read_text())[case]
     for step, (found, wanted) in enumerate(zip(losses(CASES[case]), expected, strict=True)):
-        assert found == pytest.approx(wanted, rel=1e-7 if case in IN_FLOAT32 else 1e-9, abs=1e-12), f"report {step}"
+        assert found == pytest.approx(wanted, rel=1e-9, abs=1e-12), f"report {step}"
 
 
 if __name__ == "__main__":
