@@ -55,6 +55,8 @@ class Trainer:
     else scores its checkpoints: it makes no scores, and calls no checkpoint the best. A rank takes at most `micro_batch` images at once,
     where that is given and the batch can be divided so far.
 
+    `company`, where it is set, moves this trainer in place of `train_until_due`: gan_core/population trains many at once.
+
     Raises:
         ValueError: the data cannot be loaded; data, networks and ranks do not fit each other; or a metric cannot be measured.
     """
@@ -76,6 +78,7 @@ class Trainer:
         self.judge = evaluation.build_judge(config, parts.dataset, parts.train, parts.held_out, parts.device) if evaluates else None
         self.state = fresh(config)
         self.stopped = False
+        self.company: Callable[[int, Lookout | None], Wish] | None = None
 
     @property
     def supply(self) -> Supply:
@@ -130,7 +133,7 @@ class Trainer:
             if self.state.reported_at is None:
                 self._report(report, previous=-1)
             while not (self.done and self.state.reported_at == self.images_seen):
-                wished = self._train_until_due(self.state.reported_at or 0, lookout)
+                wished = (self.company or self.train_until_due)(self.state.reported_at or 0, lookout)
                 if wished == Wish.NONE:
                     self._report(report, self.state.reported_at or 0, self.state.window_seconds)
                     wished = Wish.NONE if lookout is None else lookout.look()
@@ -140,12 +143,12 @@ class Trainer:
                     self.stopped = True
                     return
 
-    def _train_until_due(self, previous: int, lookout: Lookout | None) -> Wish:
+    def train_until_due(self, previous: int, lookout: Lookout | None) -> Wish:
         """Rounds until something is due, which gives NONE, or until there is a wish. Only here does the clock of device seconds run."""
         started, wished = time.perf_counter(), Wish.NONE
-        while wished == Wish.NONE and not (self.done or self._anything_due(previous)):
+        while wished == Wish.NONE and not self.is_due(previous):
             self._round()
-            if lookout is not None and not (self.done or self._anything_due(previous)):
+            if lookout is not None and not self.is_due(previous):
                 wished = lookout.after_round()
         if self.parts.device.type == "cuda":
             torch.cuda.synchronize(self.parts.device)
@@ -219,9 +222,12 @@ class Trainer:
         every = every_kimg * 1000
         return self.images_seen // every > previous // every or self.done
 
-    def _anything_due(self, previous: int) -> bool:
+    def is_due(self, previous: int) -> bool:
+        """Whether the run is done, or anything of its schedule is due since `previous`."""
         when = self.config.schedule
-        return any(self._due(k, previous) for k in (when.report_kimg, when.sample_kimg, when.evaluate_kimg, when.checkpoint_kimg))
+        return self.done or any(
+            self._due(k, previous) for k in (when.report_kimg, when.sample_kimg, when.evaluate_kimg, when.checkpoint_kimg)
+        )
 
     def _report(self, report: Callable[[Report], None], previous: int, seconds: float | None = None) -> None:
         """`seconds` of training since `previous`, None before the first step."""
