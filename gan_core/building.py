@@ -17,6 +17,7 @@ from gan_core.datatypes import ImageDataset
 from gan_core.diagnostics import Thresholds
 from gan_core.ema import Average
 from gan_core.losses import LOSSES
+from gan_core.optimizers import Adam
 from gan_core.path_length import PathLength
 from gan_core.ratio import Band, RatioSchedule, StepRatio, Warmup
 from gan_core.regularizers import REGULARIZERS, largest_shift
@@ -279,7 +280,7 @@ def _player(network: nn.Module, adam: AdamConfig, intervals: Sequence[int], clip
     """With lazy penalties Adam takes more steps, and smaller ones in proportion (1912.04958, appendix B)."""
     parameters = list(network.parameters())
     share = 1.0 / (1.0 + _lazy_steps_per_step(intervals))
-    optimizer = torch.optim.Adam(
+    optimizer = Adam(
         parameters,
         lr=adam.lr * share,
         betas=(adam.beta1**share, adam.beta2**share),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 SMALLEST_TILE = 48  # pixels: an 8x8 digit is legible when each pixel is shown as 6x6
 PLOT_SIZE = 512
+GAP = 2  # pixels between tiles
 
 
 def picture(
@@ -25,14 +26,23 @@ def picture(
 
 def grid(images: Float[Tensor, "batch channels height width"], *, columns: int | None = None) -> UInt8[np.ndarray, "rows columns 3"]:
     """Images in [-1, 1] in `columns` columns (default: near-square); small ones are enlarged by whole factors, not smoothed."""
-    from torchvision.utils import make_grid  # here, because importing torchvision takes 2 s and most commands draw nothing
-
     scale = math.ceil(SMALLEST_TILE / images.shape[-1])
     pixels = ((images.detach().float().cpu() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
     tiles = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    rows = make_grid(tiles, nrow=columns or math.ceil(math.sqrt(len(tiles))), padding=2, pad_value=255)
-    pixels_last: np.ndarray = rows.permute(1, 2, 0).contiguous().numpy()
-    return pixels_last
+    return _tiled(tiles.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy(), columns or math.ceil(math.sqrt(len(tiles))))
+
+
+def _tiled(tiles: UInt8[np.ndarray, "batch height width 3"], columns: int) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Tiles in rows with white lines between and around them; one alone has none. torchvision's make_grid, whose import takes seconds."""
+    count, height, width, _ = tiles.shape
+    if count == 1:
+        return np.ascontiguousarray(tiles[0])
+    columns = min(columns, count)
+    canvas = np.full(((height + GAP) * math.ceil(count / columns) + GAP, (width + GAP) * columns + GAP, 3), 255, np.uint8)
+    for index, tile in enumerate(tiles):
+        top, left = (height + GAP) * (index // columns) + GAP, (width + GAP) * (index % columns) + GAP
+        canvas[top : top + height, left : left + width] = tile
+    return canvas
 
 
 def _scatter(fake: Tensor, real: Tensor) -> UInt8[np.ndarray, "rows columns 3"]:

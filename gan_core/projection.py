@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gan_core.datatypes import Batch
+from gan_core.optimizers import Adam
 
 Generate = Callable[[Batch], Tensor]
 COARSEST = 4  # pixels
@@ -68,7 +69,7 @@ def project(
     labels = None if candidates.labels is None else candidates.labels[chosen]
     latents = candidates.inputs[chosen].clone().requires_grad_(True)
     best, best_latents = drawn[chosen].clone(), latents.detach().clone()
-    optimizer = torch.optim.Adam([latents])
+    optimizer = Adam([latents])
     for step in range(steps + 1):
         distances = distance(generate(Batch(latents, labels)), picture)
         better = distances.detach() < best

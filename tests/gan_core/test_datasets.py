@@ -16,6 +16,14 @@ def test_digits_are_the_1797_of_scikit_learn():
     assert dataset.num_classes == 10
 
 
+def test_digits_are_read_as_scikit_learn_reads_them():
+    from sklearn.datasets import load_digits
+
+    theirs = load_digits()
+    assert np.array_equal(digits.load().images[:, 0].numpy(), np.round(theirs.images * 255 / 16))
+    assert np.array_equal(digits.load().labels.numpy(), theirs.target)
+
+
 def test_a_batch_is_in_minus_one_to_one_and_labelled_only_if_asked():
     dataset = digits.load()
     batch = dataset.batch(torch.tensor([3, 5]), torch.device("cpu"), torch.float32, labelled=True)

@@ -2,6 +2,8 @@ import subprocess
 import sys
 import textwrap
 
+DEAR = ("torch._dynamo", "sympy", "triton", "torchvision", "sklearn", "scipy", "pandas", "matplotlib")
+
 
 def test_the_core_trains_where_ray_and_mlflow_cannot_be_imported():
     program = textwrap.dedent("""
@@ -18,3 +20,16 @@ def test_the_core_trains_where_ray_and_mlflow_cannot_be_imported():
     """)
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert result.stdout.split() == ["160", "True"], result.stderr
+
+
+def test_a_training_imports_nothing_dear_beside_pytorch():
+    program = textwrap.dedent(f"""
+        import sys
+        from tests.support import tiny_trainer
+        trainer, reports = tiny_trainer(), []
+        trainer.run(reports.append)
+        trainer.load_state_dict(trainer.state_dict())
+        print(reports[-1].picture is not None, [name for name in {DEAR} if name in sys.modules])
+    """)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert result.stdout.split() == ["True", "[]"], (result.stdout, result.stderr)

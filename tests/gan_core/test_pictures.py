@@ -1,5 +1,7 @@
 import numpy as np
+import pytest
 import torch
+from torchvision.utils import make_grid
 
 from gan_core import pictures
 
@@ -23,3 +25,11 @@ def test_values_outside_the_range_are_clipped():
 
 def test_columns_can_be_chosen():
     assert pictures.grid(torch.zeros(6, 1, 48, 48), columns=6).shape == (52, 6 * 50 + 2, 3)
+
+
+@pytest.mark.parametrize(("count", "channels", "columns"), [(1, 1, 1), (1, 3, 4), (2, 3, 1), (5, 1, 3), (7, 3, 7), (6, 1, 20)])
+def test_grids_are_those_of_torchvision(count, channels, columns):
+    images = torch.rand(count, channels, 50, 48) * 2 - 1
+    pixels = ((images + 1) * 127.5).round().to(torch.uint8)
+    theirs = make_grid(pixels, nrow=columns, padding=2, pad_value=255).permute(1, 2, 0).numpy()
+    assert np.array_equal(pictures.grid(images, columns=columns), theirs)

@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from gan_core.optimizers import Adam
+
+OPTIONS = [{}, {"fused": True}, {"foreach": False}, {"fused": True, "betas": (0.0, 0.99), "eps": 1e-7}]
+
+
+def parameters():
+    torch.manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape)) for shape in ((3, 4), (5,), ())]
+
+
+def stepped(optimizer, values, steps):
+    for step in range(steps):
+        optimizer.zero_grad()
+        sum(((value - step) ** 4).sum() for value in values).backward()
+        optimizer.step()
+    return [value.detach().clone() for value in values]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_its_steps_are_those_of_pytorchs_adam_to_the_bit(options):
+    ours, theirs = parameters(), parameters()
+    left = stepped(Adam(ours, lr=0.01, **options), ours, 20)
+    right = stepped(torch.optim.Adam(theirs, lr=0.01, **options), theirs, 20)
+    assert all(torch.equal(one, other) for one, other in zip(left, right))
+    assert not torch.equal(left[0], parameters()[0])
+
+
+def test_its_state_goes_to_pytorchs_adam_and_back():
+    ours, theirs = parameters(), parameters()
+    mine, other = Adam(ours, lr=0.01), torch.optim.Adam(theirs, lr=0.5)
+    stepped(mine, ours, 3)
+    other.load_state_dict(mine.state_dict())
+    again = Adam(ours, lr=0.5)
+    again.load_state_dict(other.state_dict())
+    assert again.param_groups[0]["lr"] == 0.01
+    assert all(torch.equal(mine.state[value]["exp_avg_sq"], again.state[value]["exp_avg_sq"]) for value in ours)
+
+
+def test_a_step_leaves_no_graph_and_keeps_who_was_to_have_gradients():
+    values = parameters()
+    stepped(Adam(values, lr=0.01), values, 1)
+    assert all(value.requires_grad and value.grad_fn is None for value in values)
+    assert torch.is_grad_enabled()
+
+
+def test_a_closure_may_be_given_which_sees_gradients():
+    values = parameters()
+    optimizer = Adam(values, lr=0.01)
+
+    def closure():
+        optimizer.zero_grad()
+        with torch.enable_grad():
+            loss = sum((value**2).sum() for value in values)
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) > 0
