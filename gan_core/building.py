@@ -101,10 +101,8 @@ def build(config: GanConfig, device: torch.device | str | None) -> Parts:
         dataset,
         train,
         held_out,
-        _player(generator, config.optimizer.generator, _path_intervals(config)),
-        _player(
-            discriminator, config.optimizer.discriminator, [penalty.interval for penalty in penalties], config.regularizers.clip_weight
-        ),
+        _player(generator, config, config.optimizer.generator, _path_intervals(config)),
+        _player(discriminator, config, config.optimizer.discriminator, [p.interval for p in penalties], config.regularizers.clip_weight),
         Average(generator, halflife_kimg=config.ema_halflife_kimg),
         _game(config, penalties, place, dtype),
         draws,
@@ -276,7 +274,7 @@ def _near(size: int, unit: int) -> str:
     return f"batch_size {below} or {below + unit}" if below else f"batch_size {unit}"
 
 
-def _player(network: nn.Module, adam: AdamConfig, intervals: Sequence[int], clip_weight: float | None = None) -> Player:
+def _player(network: nn.Module, config: GanConfig, adam: AdamConfig, intervals: Sequence[int], clip_weight: float | None = None) -> Player:
     """With lazy penalties Adam takes more steps, and smaller ones in proportion (1912.04958, appendix B)."""
     parameters = list(network.parameters())
     share = 1.0 / (1.0 + _lazy_steps_per_step(intervals))
@@ -288,7 +286,10 @@ def _player(network: nn.Module, adam: AdamConfig, intervals: Sequence[int], clip
         fused=True,  # on CPU too: a step of a small network takes half the time of the foreach one
     )
     buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-    return Player(network, parameters, buffers, optimizer, adam.clip_norm, clip_weight)
+    loss = LOSSES[config.loss.name]
+    gathers = loss.across_batch or loss.on_witness  # in backward, where a reducer's collectives must not mix with its own
+    reducer = None if gathers else distributed.Reducer(parameters)
+    return Player(network, parameters, buffers, optimizer, adam.clip_norm, clip_weight, reducer)
 
 
 def _lazy_steps_per_step(intervals: Sequence[int]) -> float:

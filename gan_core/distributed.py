@@ -4,9 +4,10 @@ Gradients are averaged here, explicitly, and networks are not wrapped in Distrib
 gradients, silently, when a parameter is reached only through autograd.grad(create_graph=True) (pytorch issue 47562).
 """
 
+import weakref
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 BUCKET_BYTES = 32 * 2**20
+ALIGNMENT_BYTES = 16  # of a gradient in its bucket: fused optimizers read four floats at once
 
 Piece = TypeVar("Piece")
 
@@ -28,24 +30,116 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def average_over_ranks(parameters: list[nn.Parameter], buffers: list[Tensor]) -> None:
+class _Sent(NamedTuple):
+    """A bucket on its way: `flat` becomes the sum over the ranks when `work` is done, and the gradients in it are views of it already.
+
+    `sums` are the views that belong to `buffers`.
+    """
+
+    flat: Tensor
+    work: dist.Work
+    buffers: list[Tensor]
+    sums: list[Tensor]
+
+
+class Reducer:
+    """Sums the gradients of `parameters` over the ranks while backward still runs: a bucket is sent as soon as all of it is ready.
+
+    Buckets hold the parameters from the last one to the first, which is about the order in which backward reaches them. What is in a bucket
+    and the order in which buckets are sent are the same on every rank, whatever the order in which gradients come there. The last
+    bucket, and what has not been ready, is sent by `average_over_ranks`. With one rank, or one bucket, there are no hooks.
+
+    Collectives of a backward itself (`gather_with_gradient`) would mix with these in an order that a rank's graph decides: losses that have
+    them do without a reducer.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self._buckets = [] if world_size() == 1 else list(_buckets(parameters[::-1]))[:-1]
+        self._backwards = 0
+        self._sent: list[_Sent] = []
+        self._missing: list[int] = []
+        self._times: dict[Tensor, int] = {}
+        this = weakref.ref(self)  # parameters, which hold their hooks, are to go with the trainer and not with the next collection
+        for number, bucket in enumerate(self._buckets):
+            for parameter in bucket:
+
+                def ready(parameter: Tensor, number: int = number) -> None:
+                    reducer = this()
+                    if reducer is not None:
+                        reducer._ready(parameter, number)
+
+                parameter.register_post_accumulate_grad_hook(ready)
+
+    def expect(self, backwards: int) -> None:
+        """Gradients are whole after so many calls of `backward` from here. Until this is called nothing is sent early."""
+        self._backwards, self._sent = backwards, []
+        self._missing = [len(bucket) for bucket in self._buckets]
+        self._times = {parameter: 0 for bucket in self._buckets for parameter in bucket}
+
+    def _ready(self, parameter: Tensor, number: int) -> None:
+        if not self._backwards:
+            return
+        self._times[parameter] += 1
+        assert self._times[parameter] <= self._backwards, f"{self._times[parameter]} calls of backward, expected {self._backwards}"
+        if self._times[parameter] == self._backwards:
+            self._missing[number] -= 1
+            while len(self._sent) < len(self._buckets) and not self._missing[len(self._sent)]:
+                self._sent.append(_send(self._buckets[len(self._sent)]))
+
+    def take(self) -> list[_Sent]:
+        """The buckets that have been sent, the first ones; nothing more is sent before the next `expect`."""
+        sent, self._sent, self._backwards = self._sent, [], 0
+        return sent
+
+
+def average_over_ranks(parameters: list[nn.Parameter], buffers: list[Tensor], reducer: Reducer | None = None) -> None:
     """Replace every parameter's gradient, and every floating-point buffer (batch-norm statistics), by its mean over the ranks.
 
     A gradient that is None becomes zero, with one rank too: a rank whose backward did not reach a parameter still takes part, and
-    Adam, which passes over None but moves by its momentum on zero, does the same for any number of ranks.
+    Adam, which passes over None but moves by its momentum on zero, does the same for any number of ranks. Buckets that `reducer` has sent
+    during backward are waited for; the same sums come of it without.
     """
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     if world_size() == 1:
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    for bucket in _buckets(gradients + buffers):
-        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-        dist.all_reduce(flat)
-        flat /= world_size()
-        parts = flat.split([tensor.numel() for tensor in bucket])
-        torch._foreach_copy_(bucket, [part.view_as(tensor) for part, tensor in zip(parts, bucket, strict=True)])
+    *buckets, last = _buckets(parameters[::-1])
+    sent = [] if reducer is None else reducer.take()
+    sent += [_send(tensors) for tensors in [*buckets[len(sent) :], *_buckets([*last, *buffers])]]
+    for bucket in sent:
+        bucket.work.wait()
+        bucket.flat.div_(world_size())
+        if bucket.buffers:
+            torch._foreach_copy_(bucket.buffers, bucket.sums)
+
+
+@torch.no_grad()
+def _send(bucket: Sequence[Tensor]) -> _Sent:
+    """Begin to sum a bucket over the ranks: of a parameter its gradient, which becomes a view of the sum, of anything else itself."""
+    unit = ALIGNMENT_BYTES // bucket[0].itemsize
+    sizes = [-(-tensor.numel() // unit) * unit for tensor in bucket]
+    flat = torch.zeros(sum(sizes), dtype=bucket[0].dtype, device=bucket[0].device)
+    # In each tensor's own strides, channels_last or not, for optimizers walk parameters and gradients alike.
+    views = [part.as_strided(t.size(), t.stride()) for part, t in zip(flat.split(sizes), bucket, strict=True)]
+    torch._foreach_copy_(views, [_summand(tensor) for tensor in bucket])
+    work = dist.all_reduce(flat, async_op=True)
+    assert work is not None
+    buffers, sums = [], []
+    for tensor, view in zip(bucket, views, strict=True):
+        if isinstance(tensor, nn.Parameter):
+            tensor.grad = view
+        else:
+            buffers.append(tensor)
+            sums.append(view)
+    return _Sent(flat, work, buffers, sums)
+
+
+def _summand(tensor: Tensor) -> Tensor:
+    if not isinstance(tensor, nn.Parameter):
+        return tensor
+    assert tensor.grad is not None
+    return tensor.grad
 
 
 def mean_over_ranks(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
@@ -156,7 +250,7 @@ def gather_text(text: str, device: torch.device) -> list[str]:
     return [bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in gather(mine).view(-1, 64)]
 
 
-def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Consecutive tensors of one dtype, up to BUCKET_BYTES together."""
     bucket: list[Tensor] = []
     size = 0

@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from gan_core import path_length
 from gan_core.augment import Augmenter
 from gan_core.datatypes import Batch
-from gan_core.distributed import average_over_ranks
+from gan_core.distributed import Reducer, average_over_ranks
 from gan_core.judging import Judge, Logits
 from gan_core.losses import AdversarialLoss, LossFunction
 from gan_core.path_length import PathLength
@@ -24,6 +24,7 @@ class Player(NamedTuple):
     """A network with its optimizer; `clip_norm` bounds the norm of its whole gradient, `clip_weight` each weight after each step.
 
     `parameters` and `buffers` (the floating-point ones) are listed once: walking the modules at each step costs 3 % of a small one.
+    With a `reducer` gradients travel between ranks during backward, and without one after it.
     """
 
     network: nn.Module
@@ -32,6 +33,7 @@ class Player(NamedTuple):
     optimizer: torch.optim.Optimizer
     clip_norm: float | None
     clip_weight: float | None = None
+    reducer: Reducer | None = None
 
 
 class Penalty(NamedTuple):
@@ -93,7 +95,7 @@ def discriminator_step(
     """
     every_step = [penalty for penalty in game.penalties if penalty.interval == 1]
     lazy = [penalty for penalty in game.penalties if penalty.interval > 1 and step % penalty.interval == 0]
-    d.optimizer.zero_grad(set_to_none=True)
+    _begin(d, backwards=game.accumulation_steps)
     shares: list[Stats] = []
     # All fakes first: accumulation saves the memory of graphs, and these have none.
     with torch.no_grad():
@@ -127,7 +129,8 @@ def generator_step(g: Player, d: Player, real: Batch | None, latents: Batch, gam
     Returns 0-d tensors on the device: `g/loss`, `g/gradient_norm`, and of the path length `g/penalty/path_length` unweighted,
     `g/path_length` and that step's own `g/penalty_gradient_norm`.
     """
-    g.optimizer.zero_grad(set_to_none=True)
+    with_path = game.path is not None and game.path.interval == 1
+    _begin(g, backwards=game.accumulation_steps * (2 if with_path else 1))
     _require_gradients(d, needed=False)
     shares: list[Stats] = []
     parts = list(_divided(real, latents, None, game))
@@ -144,7 +147,7 @@ def generator_step(g: Player, d: Player, real: Batch | None, latents: Batch, gam
         return {**stats, "g/gradient_norm": _apply_gradients(g, opponent=d, game=game)}
     if game.path.interval > 1:
         stats["g/gradient_norm"] = _apply_gradients(g, opponent=d, game=game)
-        g.optimizer.zero_grad(set_to_none=True)
+        _begin(g, backwards=game.accumulation_steps)
     stats |= _path_gradients(g, [latent_part for *_, latent_part in parts], game, game.path)
     norm = _apply_gradients(g, opponent=d, game=game)
     return {**stats, "g/gradient_norm" if game.path.interval == 1 else "g/penalty_gradient_norm": norm}
@@ -165,7 +168,7 @@ def _path_gradients(g: Player, parts: list[Batch], game: Game, path: PathLength)
 
 def _lazy_step(d: Player, g: Player, parts: list[Part], lazy: list[Penalty], game: Game) -> Stats:
     """The discriminator's step on lazy penalties alone; each counts `interval` times, since it acts once in so many steps."""
-    d.optimizer.zero_grad(set_to_none=True)
+    _begin(d, backwards=game.accumulation_steps)
     gained = [penalty._replace(weight=penalty.weight * penalty.interval) for penalty in lazy]
     shares: list[Stats] = []
     for part in parts:
@@ -220,6 +223,13 @@ def _penalty(d: Player, penalties: list[Penalty], part: Part, game: Game) -> tup
     return total, values
 
 
+def _begin(player: Player, *, backwards: int) -> None:
+    """Clear the gradients for a step that calls `backward` so many times."""
+    player.optimizer.zero_grad(set_to_none=True)
+    if player.reducer is not None:
+        player.reducer.expect(backwards)
+
+
 def _require_gradients(player: Player, *, needed: bool) -> None:
     for parameter in player.parameters:
         parameter.requires_grad_(needed)
@@ -250,7 +260,7 @@ def _apply_gradients(player: Player, *, opponent: Player, game: Game) -> Tensor:
 
     Both players ran forward on this rank's part of the batch, so the batch-norm statistics of both have to be averaged too.
     """
-    average_over_ranks(player.parameters, player.buffers + opponent.buffers + game.running)
+    average_over_ranks(player.parameters, player.buffers + opponent.buffers + game.running, player.reducer)
     norm = get_total_norm([parameter.grad for parameter in player.parameters if parameter.grad is not None])
     if player.clip_norm is not None:
         clip_grads_with_norm_(player.parameters, player.clip_norm, norm)
