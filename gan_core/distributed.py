@@ -72,7 +72,8 @@ class Reducer:
 
     def expect(self, backwards: int) -> None:
         """Gradients are whole after so many calls of `backward` from here. Until this is called nothing is sent early."""
-        self._backwards, self._sent = backwards, []
+        assert not self._sent, "the sums of the last step were not taken"
+        self._backwards = backwards
         self._missing = [len(bucket) for bucket in self._buckets]
         self._times = {parameter: 0 for bucket in self._buckets for parameter in bucket}
 
