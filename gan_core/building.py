@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from gan_core import distributed, judging, registry
 from gan_core.augment import Augmenter
@@ -93,7 +94,7 @@ def build(config: GanConfig, device: torch.device | str | None) -> Parts:
     place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     dataset = load_dataset(config)
     dtype = torch.float64 if config.precision == "float64" else torch.float32
-    generator, discriminator = (network.to(place, dtype).train() for network in build_networks(config, dataset))
+    generator, discriminator = (_placed(network, place, dtype) for network in build_networks(config, dataset))
     require_fitting(config, dataset, generator, discriminator, ranks=distributed.world_size())
     train, held_out = held_out_split(len(dataset), config.diagnostics.held_out)
     penalties, draws = _penalties(config, dataset)
@@ -104,12 +105,17 @@ def build(config: GanConfig, device: torch.device | str | None) -> Parts:
         _player(generator, config, config.optimizer.generator, _path_intervals(config)),
         _player(discriminator, config, config.optimizer.discriminator, [p.interval for p in penalties], config.regularizers.clip_weight),
         Average(generator, halflife_kimg=config.ema_halflife_kimg),
-        _game(config, penalties, place, dtype),
+        _game(config, penalties, discriminator, place, dtype),
         draws,
         place,
         dtype,
         draws_noise=any(isinstance(m, nn.Dropout) for network in (generator, discriminator) for m in network.modules()),
     )
+
+
+def _placed(network: nn.Module, place: torch.device, dtype: torch.dtype) -> nn.Module:
+    """On its device, for training; kernels of convolutions as [height, width, maps], which is a tenth to a quarter faster."""
+    return network.to(place, dtype).to(memory_format=torch.channels_last).train()
 
 
 def build_ratio(config: GanConfig) -> RatioSchedule:
@@ -142,12 +148,13 @@ def _autocast(config: GanConfig, device: torch.device) -> partial[torch.autocast
     return partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
-def _game(config: GanConfig, penalties: tuple[Penalty, ...], place: torch.device, dtype: torch.dtype) -> Game:
+def _game(config: GanConfig, penalties: tuple[Penalty, ...], discriminator: nn.Module, place: torch.device, dtype: torch.dtype) -> Game:
     loss = LOSSES[config.loss.name]
     alternative = config.loss.generator_objective == "alternative"
     generator_loss = loss.alternative_generator if alternative else loss.generator
     assert generator_loss is not None, "the config refuses an alternative that does not exist"
-    judge = judging.WITNESS if loss.on_witness else judging.ACROSS_RANKS if loss.across_batch else judging.EACH
+    each = judging.EACH_IN_ONE_PASS if judges_together(discriminator) else judging.EACH
+    judge = judging.WITNESS if loss.on_witness else judging.ACROSS_RANKS if loss.across_batch else each
     anchors = torch.zeros(2, device=place, dtype=dtype) if any(penalty.name == "lecam" for penalty in penalties) else None
     return Game(
         loss,
@@ -242,6 +249,15 @@ def require_fitting(config: GanConfig, dataset: ImageDataset, generator: nn.Modu
 def has_batch_norm(network: nn.Module) -> bool:
     """Whether it looks across the images that it is given at once."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+def judges_together(discriminator: nn.Module) -> bool:
+    """Whether reals and fakes may be one batch, with the same logits as apart, and its network says that this is faster.
+
+    Batch norm would mix them, dropout would draw other numbers, and spectral norm would take one power iteration and not two.
+    """
+    kinds = (nn.Dropout, nn.modules.batchnorm._BatchNorm, parametrize.ParametrizationList)
+    return getattr(discriminator, "faster_together", False) and not any(isinstance(module, kinds) for module in discriminator.modules())
 
 
 def _require_augmentable(config: GanConfig, dataset: ImageDataset) -> None:

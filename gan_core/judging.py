@@ -23,10 +23,14 @@ class Logits(NamedTuple):
 
 
 class Judge(NamedTuple):
-    """`logits(discriminator, real, fake)` for the loss; `critic(discriminator, real, fake)` is what penalties see."""
+    """`logits(discriminator, real, fake)` for the loss; `critic(discriminator, real, fake)` is what penalties see.
+
+    `taught` are the same logits as `logits` where both sides teach the discriminator: they may be made in one pass.
+    """
 
     logits: Callable[[nn.Module, Batch | None, Batch], Logits]
     critic: Callable[[nn.Module, Batch, Batch], Critic]
+    taught: Callable[[nn.Module, Batch, Batch], Logits]
 
 
 def own_logits(discriminator: nn.Module, real: Batch | None, fake: Batch) -> Logits:
@@ -35,6 +39,13 @@ def own_logits(discriminator: nn.Module, real: Batch | None, fake: Batch) -> Log
     if real is None:
         return Logits(torch.full_like(fake_logits, torch.nan, requires_grad=False), fake_logits)
     return Logits(_full_precision(discriminator(real.inputs, real.labels)), fake_logits)
+
+
+def logits_in_one_pass(discriminator: nn.Module, real: Batch, fake: Batch) -> Logits:
+    """`own_logits` of a discriminator that judges each image by itself, of fakes and reals as one batch: half as many calls."""
+    labels = None if fake.labels is None or real.labels is None else torch.cat([fake.labels, real.labels])
+    both = _full_precision(discriminator(torch.cat([fake.inputs, real.inputs]), labels))
+    return Logits(both[len(fake.inputs) :], both[: len(fake.inputs)])
 
 
 def logits_of_all_ranks(discriminator: nn.Module, real: Batch | None, fake: Batch) -> Logits:
@@ -70,9 +81,10 @@ def _features_of_all_ranks(discriminator: nn.Module, real: Batch, fake: Batch) -
     return gather_with_gradient(real_features), gather_with_gradient(fake_features)
 
 
-EACH = Judge(own_logits, discriminator_itself)
-ACROSS_RANKS = Judge(logits_of_all_ranks, discriminator_itself)
-WITNESS = Judge(witness_logits, witness_critic)
+EACH = Judge(own_logits, discriminator_itself, own_logits)
+EACH_IN_ONE_PASS = Judge(own_logits, discriminator_itself, logits_in_one_pass)
+ACROSS_RANKS = Judge(logits_of_all_ranks, discriminator_itself, logits_of_all_ranks)
+WITNESS = Judge(witness_logits, witness_critic, witness_logits)
 
 
 def features(discriminator: nn.Module, images: Tensor, labels: Tensor | None) -> Float[Tensor, "batch features"]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from gan_core import path_length
 from gan_core.augment import Augmenter
@@ -101,8 +101,9 @@ def discriminator_step(
     with torch.no_grad():
         parts = [Part(reals, uniforms, fakes(g.network, z, game)) for reals, uniforms, z in _divided(real, latents, draws, game)]
     for part in parts:
+        assert part.real is not None, "the discriminator's step has real images"
         with game.autocast():
-            logits = game.judge.logits(d.network, part.real, part.fake)
+            logits = game.judge.taught(d.network, part.real, part.fake)
         loss = game.loss.discriminator(*logits).mean()
         penalty, values = _penalty(d, every_step, part, game)
         ((loss + penalty) / game.accumulation_steps).backward()
@@ -261,7 +262,8 @@ def _apply_gradients(player: Player, *, opponent: Player, game: Game) -> Tensor:
     Both players ran forward on this rank's part of the batch, so the batch-norm statistics of both have to be averaged too.
     """
     average_over_ranks(player.parameters, player.buffers + opponent.buffers + game.running, player.reducer)
-    norm = get_total_norm([parameter.grad for parameter in player.parameters if parameter.grad is not None])
+    gradients = [parameter.grad for parameter in player.parameters if parameter.grad is not None]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if player.clip_norm is not None:
         clip_grads_with_norm_(player.parameters, player.clip_norm, norm)
     player.optimizer.step()

@@ -43,6 +43,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Maxout or leaky ReLU layers; classes enter by projection (1802.05637, eq. 3)."""
 
+    faster_together = True
+
     def __init__(self, num_classes: int, hidden: list[nn.Module], hidden_width: int) -> None:
         super().__init__()
         self.features = nn.Sequential(nn.Flatten(), *hidden)

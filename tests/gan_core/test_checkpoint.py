@@ -1,9 +1,11 @@
+import copy
 import json
 
 import pytest
 import torch
 
 from gan_core import checkpoint
+from tests.gan_core.ranks import R3GAN, STYLEGAN2
 from tests.support import tiny_trainer
 
 
@@ -50,3 +52,49 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, capsys):
     with pytest.raises(ValueError, match="something else than tensors and plain values, and is not loaded: Weights only load failed"):
         checkpoint.load(tmp_path)
     assert "this code ran" not in capsys.readouterr().out
+
+
+@torch.no_grad()
+def contiguous(state):
+    if isinstance(state, dict):
+        return {key: contiguous(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [contiguous(value) for value in state]
+    return state.contiguous() if isinstance(state, torch.Tensor) else state
+
+
+def test_moments_that_were_saved_in_another_layout_train_on_as_they_would_have():
+    """The fused Adam reads memory as it lies, so moments of another layout than their weights would be other moments."""
+    network = {"network__name": "dcgan", "network__generator__width": 8, "network__discriminator__width": 8, "precision": "float64"}
+    trainer = tiny_trainer(**network)
+    trainer._round()
+    others = [tiny_trainer(**network) for _ in range(2)]
+    state = copy.deepcopy(trainer.state_dict())
+    others[0].load_state_dict(state)
+    others[1].load_state_dict(contiguous(copy.deepcopy(state)))
+    for other in others:
+        other._round()
+    trainer._round()
+    for other in others:
+        pairs = zip(other.parts.d.parameters, trainer.parts.d.parameters, strict=True)
+        assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+
+NETWORKS = [
+    {"network__name": "mlp"},
+    {"network__name": "dcgan", "network__generator__width": 8, "network__discriminator__width": 8},
+    R3GAN,
+    STYLEGAN2,
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network["network__name"])
+def test_gradients_and_moments_are_laid_out_as_their_weights(network):
+    trainer = tiny_trainer(**network)
+    trainer._round()
+    for player in (trainer.parts.g, trainer.parts.d):
+        for parameter in player.parameters:
+            moments = player.optimizer.state[parameter]
+            tensors = (parameter, parameter.grad, moments["exp_avg"], moments["exp_avg_sq"])
+            layouts = {tuple(stride for stride, size in zip(t.stride(), t.shape, strict=True) if size > 1) for t in tensors}
+            assert len(layouts) == 1
