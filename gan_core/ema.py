@@ -24,11 +24,14 @@ class Average:
         self._theirs = [theirs for _, theirs in pairs if theirs.is_floating_point()]
         self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
+    def share(self, *, images: int, images_seen: int) -> float:
+        """How far to move towards the source, `images` real images after the last update and `images_seen` after the start."""
+        halflife = 0.0 if self.halflife_kimg is None else min(self.halflife_kimg * 1000.0, images_seen * RAMP_UP)
+        return 1.0 - 0.5 ** (images / halflife) if halflife > 0.0 else 1.0
+
     @torch.no_grad()
     def update(self, *, images: int, images_seen: int) -> None:
-        """Move towards the source, `images` real images after the last update and `images_seen` after the start."""
-        halflife = 0.0 if self.halflife_kimg is None else min(self.halflife_kimg * 1000.0, images_seen * RAMP_UP)
-        weight = 1.0 - 0.5 ** (images / halflife) if halflife > 0.0 else 1.0
-        torch._foreach_lerp_(self._ours, self._theirs, weight)
+        """Move by `share`."""
+        torch._foreach_lerp_(self._ours, self._theirs, self.share(images=images, images_seen=images_seen))
         for ours, theirs in self._counters:
             ours.copy_(theirs)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from gan_core import distributed
@@ -43,8 +43,12 @@ class History:
 
     def add(self, stats: Stats, step: int) -> None:
         """Keep the 0-d tensors, all of one dtype, of a player's step number `step`, counted from 1."""
-        self._vectors.setdefault(tuple(stats), []).append(torch.stack(list(stats.values())))
-        self._places.setdefault(tuple(stats), []).append((self._count, step))
+        self.add_vector(tuple(stats), torch.stack(list(stats.values())), step)
+
+    def add_vector(self, keys: Keys, values: Float[Tensor, " keys"], step: int) -> None:
+        """The same of values that are one tensor."""
+        self._vectors.setdefault(keys, []).append(values)
+        self._places.setdefault(keys, []).append((self._count, step))
         self._count += 1
 
     def read(self, last_good: int | None) -> dict[str, float]:

@@ -4,6 +4,7 @@ So there is no random state to save: a resumed run continues bit for bit, and an
 latents as one rank with the whole batch would. With distributed.py the only file that knows the rank.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -12,6 +13,8 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from gan_core import distributed
+
+Orders = Callable[[int, str, int, int], Tensor]
 
 
 def derive_seed(seed: int, stream: str, *counters: int) -> int:
@@ -50,25 +53,30 @@ def latents_of_seeds(first_seed: int, count: int, *, z_dim: int) -> Float[Tensor
     return torch.stack([torch.randn(z_dim, generator=source) for source in sources])
 
 
-def batch_indices(seed: int, stream: str, step: int, *, batch_size: int, dataset_size: int) -> Int64[Tensor, " shard"]:
+def batch_indices(
+    seed: int, stream: str, step: int, *, batch_size: int, dataset_size: int, orders: Orders | None = None
+) -> Int64[Tensor, " shard"]:
     """This rank's part of the image numbers of one step.
 
     The stream runs through the data set in a new random order each epoch, without replacement; a batch may end one epoch and
-    begin the next.
+    begin the next. `orders` is an `epoch_order` that remembers; None is one that remembers the last few.
     """
     start = step * batch_size
     pieces: list[Tensor] = []
     while start < (step + 1) * batch_size:
         epoch, offset = divmod(start, dataset_size)
         length = min(dataset_size - offset, (step + 1) * batch_size - start)
-        pieces.append(_epoch_order(seed, stream, epoch, dataset_size).narrow(0, offset, length))
+        pieces.append((orders or _last_orders)(seed, stream, epoch, dataset_size).narrow(0, offset, length))
         start += length
     return shard(torch.cat(pieces))
 
 
-@lru_cache(maxsize=4)
-def _epoch_order(seed: int, stream: str, epoch: int, dataset_size: int) -> Tensor:
+def epoch_order(seed: int, stream: str, epoch: int, dataset_size: int) -> Int64[Tensor, " dataset_size"]:
+    """The order in which a stream goes through the data set in one epoch."""
     return torch.randperm(dataset_size, generator=random_source(seed, f"{stream}/epoch", epoch))
+
+
+_last_orders = lru_cache(maxsize=4)(epoch_order)
 
 
 def seed_layers(seed: int, player: str, step: int, device: torch.device) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from gan_core.building import Parts, build_ratio, build_thresholds
 from gan_core.checkpoint import load_moments
 from gan_core.config import FREE_ON_RESUME, GanConfig
@@ -66,7 +68,7 @@ def progress(state: State, parts: Parts) -> dict[str, float]:
 
 def gathered(state: State, config: GanConfig, parts: Parts) -> dict[str, Any]:
     """The state, weights and moments, as tensors and plain values."""
-    return {
+    found = {
         "config": flatten(config),
         "content_hash": parts.dataset.content_hash,
         **{name: getattr(state, name) for name in SAVED + SCORED},
@@ -81,6 +83,16 @@ def gathered(state: State, config: GanConfig, parts: Parts) -> dict[str, Any]:
         "generator_optimizer": parts.g.optimizer.state_dict(),
         "discriminator_optimizer": parts.d.optimizer.state_dict(),
     }
+    return {key: _cut(value) for key, value in found.items()}
+
+
+def _cut(value: Any) -> Any:
+    """`value` with a copy of each tensor that is a piece of a larger one, as a population's are: saving it would save the whole."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
+    if isinstance(value, dict):
+        return type(value)((key, _cut(part)) for key, part in value.items())
+    return [_cut(part) for part in value] if isinstance(value, list) else value
 
 
 def restore(

@@ -54,8 +54,9 @@ class Population:
     in its `run`; one whose report is due stops the others until it is back, or has left: finished, stopped by its wish, or by an error
     such as DivergenceError, which is its own. Members may join later too. `run` does all of this for trainers that exist already.
 
-    A member equals the same run alone, to rounding; its batches, latents and other draws have the same bits, so a member's checkpoint
-    continues alone and the other way round.
+    Members of one architecture, data set, batch size and precision form one batched program (gan_core/population/pack.py); others, and
+    those for which `why_not_batched` has a reason, train in turn. In either case a member equals the same run alone, to rounding; its
+    batches, latents and other draws have the same bits, so a member's checkpoint continues alone and the other way round.
     `device_seconds` are a member's share of the seconds that all trained together.
 
     Raises:

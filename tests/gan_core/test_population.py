@@ -1,5 +1,6 @@
 """Members of a population against the same runs alone."""
 
+import io
 import threading
 
 import pytest
@@ -138,6 +139,25 @@ def test_a_checkpoint_of_a_member_continues_alone_and_one_of_a_run_alone_continu
     Population(len(runs)).run(trainers, [lambda _: None] * len(runs))
     for trainer, whole in zip(trainers, expected, strict=True):
         assert_same_state(trainer.state_dict(), whole)
+
+
+def test_a_state_that_a_member_reports_holds_nothing_of_the_others():
+    trainers, sizes = [tiny_trainer(seed=seed) for seed in range(4)], []
+
+    def weigh(report):
+        if report.state is not None:
+            sizes.append(saved_bytes(report.state()))
+
+    Population(4).run(trainers, [weigh] * 4)
+    alone_, by_itself = [], tiny_trainer()
+    by_itself.run(lambda report: alone_.append(saved_bytes(report.state())) if report.state is not None else None)
+    assert sizes == pytest.approx(alone_ * 4, rel=0.05)
+
+
+def saved_bytes(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.tell()
 
 
 def test_a_wish_stops_the_member_that_has_it():
