@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import torch
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from PIL import Image
 
 from gan_core import Report, Trainer, checkpoint, distributed
 from gan_core.judge import Scores
 from pipelines.config import JobConfig
+from pipelines.machine_metrics import MachineMetrics
 from pipelines.recovery import Course
 from pipelines.run_writer import CLOCK, Record, RunWriter, UndeliveredError
 from pipelines.session import NO_ORDERS, Job, Orders, Session
@@ -42,12 +42,12 @@ class Desk:
         self.ringing: frozenset[str] = frozenset()
         self.told: set[str] = set()
         self.writer: RunWriter | None = None
-        self.monitor: SystemMetricsMonitor | None = None
+        self.machine: MachineMetrics | None = None
         self.prefix = "system/" if session.rank == 0 else f"system/node{session.node_rank}/"
         if session.local_rank == 0:
             if config.mlflow.system_metrics:
-                self.monitor = SystemMetricsMonitor(job["run_id"], tracking_uri=job["tracking_uri"])
-            if session.rank == 0 or self.monitor:
+                self.machine = session.machine(job)
+            if session.rank == 0 or self.machine:
                 clock = CLOCK if session.rank == 0 else f"{self.prefix}images_seen"
                 mine = pending if session.rank == 0 else []
                 self.writer = RunWriter(job["tracking_uri"], job["run_id"], say=session.say, clock=clock, pending=mine)
@@ -118,8 +118,11 @@ class Desk:
                 raise AlarmError(f"alarm: {name} at {report.images_seen / 1000:.1f} kimg: {report.alarms[name]}")
         if report.scores is None:
             return
-        if "orders" in self.job and self.writer is not None and not self.writer.flush(self.patience):
-            raise UndeliveredError(f"metrics were not delivered to {self.job['tracking_uri']} within {self.patience:g} s")
+        if "orders" in self.job and self.writer is not None:
+            with self.session.waiting():
+                delivered = self.writer.flush(self.patience)
+            if not delivered:
+                raise UndeliveredError(f"metrics were not delivered to {self.job['tracking_uri']} within {self.patience:g} s")
         if spent(self.orders, report.metrics["progress/device_seconds"], self.session):
             raise NoMoreError
         if not self.session.may_go_on(report):
@@ -161,7 +164,8 @@ class Desk:
         """Deliver what waits; returns what could not be, as a sentence."""
         try:
             if self.writer is not None:
-                self.writer.close(timeout_seconds)
+                with self.session.waiting():
+                    self.writer.close(timeout_seconds)
         except UndeliveredError as error:
             if self.session.rank > 0:
                 self.session.say(f"machine metrics of node {self.session.node_rank}: {error}")
@@ -170,14 +174,11 @@ class Desk:
 
     def _machine_metrics(self) -> dict[str, float]:
         """CPU, memory, disk, network and GPU use of this node, and this process's peak memory."""
-        if self.monitor is None:
+        if self.machine is None:
             return {}
-        self.monitor.collect_metrics()
-        values: dict[str, float] = self.monitor.aggregate_metrics()
-        for monitor in self.monitor.monitors:
-            monitor.clear_metrics()
+        values = self.machine.read(self.job["run_id"])
         values["worker_peak_memory_megabytes"] = peak_memory(self.session.device) / 1e6
-        return {f"{self.prefix}{key}": float(value) for key, value in values.items()}
+        return {f"{self.prefix}{key}": value for key, value in values.items()}
 
 
 def spent(orders: Orders, device_seconds: float, session: Session) -> bool:

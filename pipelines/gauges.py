@@ -4,6 +4,7 @@ MLflow keeps the history and has each point once; a gauge only says what was rep
 """
 
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -22,6 +23,7 @@ FAMILIES = {
 }
 Series = tuple[str, tuple[tuple[str, str], ...]]
 _last: dict[Series, str] = {}  # what this process has exported, and of which run
+_lock = threading.Lock()
 
 
 def labels_of(run_id: str, config: Mapping[str, Any]) -> dict[str, str]:
@@ -31,18 +33,36 @@ def labels_of(run_id: str, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def show(labels: Mapping[str, str], images_seen: int, metrics: Mapping[str, float]) -> None:
-    """Export one report, from a process of a Ray cluster.
+    """Export one report, from a process of a Ray cluster that trains one run after the other: the series of those before end."""
+    with _lock:
+        _end(set(_last.values()) - {labels["run_id"]})
+        _export(labels, images_seen, metrics)
 
-    Series of a run that this process trained before become NaN, which ends them: a sweep's processes train one trial after the other.
-    """
-    gauges = _gauges()
+
+def show_beside(labels: Mapping[str, str], images_seen: int, metrics: Mapping[str, float]) -> None:
+    """Export one report, from a process of a Ray cluster that trains several runs at once."""
+    with _lock:
+        _export(labels, images_seen, metrics)
+
+
+def end(run_id: str) -> None:
+    """End the series of a run of this process."""
+    with _lock:
+        _end({run_id})
+
+
+def _end(runs: set[str]) -> None:
+    """NaN ends a series."""
     for (name, pairs), run_id in list(_last.items()):
-        if run_id != labels["run_id"]:
-            gauges[name].set(math.nan, dict(pairs))
+        if run_id in runs:
+            _gauges()[name].set(math.nan, dict(pairs))
             del _last[name, pairs]
+
+
+def _export(labels: Mapping[str, str], images_seen: int, metrics: Mapping[str, float]) -> None:
     for name, extra, value in values_of(images_seen, metrics):
         tags = {**labels, **extra}
-        gauges[name].set(value, tags)
+        _gauges()[name].set(value, tags)
         _last[name, tuple(sorted(tags.items()))] = labels["run_id"]
 
 

@@ -1,7 +1,7 @@
 """A run without Ray: one rank, in this process, with the same checkpoints and the same MLflow run. For debugging."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from gan_core import Report, Trainer
 from gan_core.wishes import Wish
 from pipelines import storage, worker
 from pipelines.config import JobConfig
+from pipelines.machine_metrics import MachineMetrics
 from pipelines.progress import Progress
 from pipelines.session import Job, Outcome
 from pipelines.shelf import Shelf
@@ -36,6 +37,14 @@ class LocalSession:
 
     def wait_for_all(self) -> None:
         """There is one rank."""
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """There is no other run in this process."""
+        return nullcontext()
+
+    def machine(self, job: Job) -> MachineMetrics:
+        """Of this process alone."""
+        return MachineMetrics(job["run_id"], job["tracking_uri"])
 
     def may_go_on(self, report: Report) -> bool:
         """Nobody compares this run with others while it lasts."""

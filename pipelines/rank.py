@@ -4,7 +4,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from gan_core import Report, Trainer
     from gan_core.wishes import Wish
     from pipelines.config import JobConfig
-    from pipelines.session import Outcome
+    from pipelines.machine_metrics import MachineMetrics
+    from pipelines.session import Job, Outcome
     from pipelines.storage import Found
 
 ANSWER_SECONDS, REPEAT_SECONDS, SILENCE_SECONDS = 0.05, 30.0, 60.0
@@ -187,6 +188,16 @@ class RaySession:
         from ray.train.collective import barrier
 
         barrier()
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """There is no other run in this process."""
+        return nullcontext()
+
+    def machine(self, job: "Job") -> "MachineMetrics":
+        """Of this process alone."""
+        from pipelines.machine_metrics import MachineMetrics
+
+        return MachineMetrics(job["run_id"], job["tracking_uri"])
 
     def show(self, images_seen: int, metrics: dict[str, float]) -> None:
         """Send progress to the driver, without waiting, and to who watches the cluster."""

@@ -9,6 +9,7 @@ import torch
 
 from gan_core import Report, Trainer
 from gan_core.wishes import Wish
+from pipelines.machine_metrics import MachineMetrics
 from pipelines.storage import Found
 
 
@@ -98,6 +99,14 @@ class Session(Protocol):
 
     def wait_for_all(self) -> None:
         """Returns when every rank has called it: a node may decode its data for longer than a collective's time-out."""
+        ...
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Around a wait for something outside, in which another run of this process may work."""
+        ...
+
+    def machine(self, job: Job) -> MachineMetrics:
+        """What measures this machine for the reports of a run."""
         ...
 
     def show(self, images_seen: int, metrics: dict[str, float]) -> None:

@@ -88,6 +88,20 @@ class Population:
                 del self._seats[name]
                 self._wake_one()
 
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the training of all members, where a step of all has failed."""
+        return self._failure
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Give the calling thread's turn to others while it waits for something outside; no round is taken until it is back."""
+        self._baton.release()
+        try:
+            yield
+        finally:
+            self._baton.acquire()
+
     def join(self, trainer: Trainer) -> None:
         """Let the population move `trainer`, in place of one that the calling thread's seat had before.
 

@@ -132,8 +132,13 @@ def open_trial(
 def reopen(tracker: Tracker, run_id: str, facts: Mapping[str, Any]) -> None:
     """Set a run of the sweep RUNNING again; it belongs to the Ray job that goes on with it."""
     tracker.client.update_run(run_id, status="RUNNING")
-    tags = [RunTag(key, value) for key, value in tracking.job_tags(facts).items()]
-    tracker.client.log_batch(run_id, tags=tags, synchronous=True)
+    mark(tracker, run_id, tracking.job_tags(facts))
+
+
+def mark(tracker: Tracker, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run."""
+    if tags:
+        tracker.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
 
 
 def _note_exploit(tracker: Tracker, run_id: str, identity: Identity) -> None:

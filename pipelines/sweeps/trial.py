@@ -1,39 +1,32 @@
-"""One trial, inside Ray Tune: its run in MLflow, its place in the storage, and what Tune hears of it. The loop is that of `raygan train`.
+"""One trial: its run in MLflow, its place in the storage, and what who compares trials hears of it. The loop is that of `raygan train`.
 
-With one worker it runs in the trial's own process; with more, Ray Train runs them and the trial's process only listens. Either way the
-workers wait for Tune's answer at each evaluation, with everything delivered before.
+With one worker it runs in its host, a process of Ray Tune's or a thread of a pack; with more, Ray Train runs them and Tune's process only
+listens. Either way the workers wait for an answer at each evaluation, with everything delivered before.
 """
 
-import json
 import math
 import os
-import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
-import torch
-from ray import tune
-
-from gan_core import Report, Trainer, evaluation
+from gan_core import evaluation
 from gan_core.building import load_dataset
 from gan_core.overrides import Tree, flatten, merge, parse, validate
-from gan_core.wishes import Wish
-from pipelines import gauges, storage, tracking, worker
+from pipelines import storage, tracking, worker
 from pipelines.config import JobConfig
 from pipelines.patience import patiently
 from pipelines.results import SPENT
 from pipelines.session import Job, Orders, Outcome
 from pipelines.shelf import Shelf
 from pipelines.signals import Asked
-from pipelines.sweeps import adoption, ledger
+from pipelines.sweeps import ledger
 from pipelines.sweeps import space as spaces
+from pipelines.sweeps.hosts import DONOR, NUMBER, RUN_ID, Answers, Host, TrialSession, TuneProcess
 from pipelines.sweeps.ledger import Identity
 from pipelines.sweeps.schedulers import CLOCK, GOODNESS, OBJECTIVE, WORST
 from pipelines.tracking import Tracker
 
-POINTER, ENDED, RUN_ID, NUMBER, DONOR = "pointer.json", "ended", "run_id", "number", "donor"
+ENDED = "ended"
 SELF_EXPLAINED = ("alarm: ", "evaluation.")
 TIE = 1e-6  # of the objective: less than one image of a thousand makes
 CAP = 1000.0  # times total_kimg: where budgets are device seconds, images end no trial
@@ -118,32 +111,42 @@ def goodness_of(told: Told, scores: Mapping[str, float]) -> float:
 def run(config: dict[str, Any], told: Told) -> None:
     """Train one trial, from its last checkpoint if it has one; called by Ray Tune."""
     os.environ.update(told["credentials"])  # for MLflow; not in the runtime environment, which the dashboard shows
-    identity = Identity.of(config)
+    train(Identity.of(config), told, TuneProcess())
+
+
+def train(identity: Identity, told: Told, host: Host) -> None:
+    """Train one trial, from its last checkpoint if it has one, and tell `host` of its evaluations and its end.
+
+    Raises:
+        RuntimeError: the tracking store or the storage was away for too long; training it again goes on where it was.
+    """
     place, patience = told["tree"]["ray"]["storage_path"], told["tree"]["mlflow"]["delivery_timeout_seconds"]
     there, asked = storage.place_of(place, folder_of(told["name"])), told["tree"]["ray"]
     Shelf(there, keep=None, timeout_seconds=asked["storage_timeout_seconds"], say=print).prepare()
     tracker = patiently(lambda: _reach(told), patience, print)
     run_id = patiently(lambda: ledger.run_of(tracker, told["name"], identity.number), patience, print)
     if run_id:
-        identity = _take_over(place, run_id, identity)
+        identity = host.take_over(place, run_id, identity)
     try:
         job_config = job_of(told, identity)
         dataset = load_dataset(job_config.gan())
     except ValueError as error:
-        tune.report({GOODNESS: WORST, CLOCK: 0.0, ENDED: f"refused: {error}", RUN_ID: "", "done": True})
+        host.report({GOODNESS: WORST, CLOCK: 0.0, ENDED: f"refused: {error}", RUN_ID: "", "done": True})
         return
     tags = {"mlflow.note.content": f"`{told['words']}`"}
     run_id = patiently(
         lambda: ledger.open_trial(tracker, told["name"], identity, job_config, dataset, facts=told["facts"], tags=tags), patience, print
     )
-    referee = Referee(told, job_config, identity, run_id)
+    patiently(lambda: ledger.mark(tracker, run_id, host.tags), patience, print)
+    referee = Referee(told, job_config, identity, run_id, host)
     outcome = _train(told, identity, job_config, run_id, referee, content_hash=dataset.content_hash)
     if outcome["undelivered"]:
         raise RuntimeError(outcome["undelivered"])
     if told["sweep"]["equal"] == "device_seconds" and not outcome["failure"]:  # for those who train it again
         spent = validate(merge(job_config.model_dump(), {"total_kimg": outcome["images_seen"] / 1000}), JobConfig)
         tracking.write_config(tracker, run_id, spent)
-    referee.end(outcome)
+    if not referee.stopped:
+        referee.end(outcome)
 
 
 def _reach(told: Told) -> Tracker:
@@ -151,19 +154,6 @@ def _reach(told: Told) -> Tracker:
         return tracking.reach(told["tracking_uri"])._replace(experiment_id=told["experiment_id"])
     except ValueError as error:  # the driver has reached it: it is away for a while
         raise ConnectionError(str(error)) from None
-
-
-def _take_over(place: str, run_id: str, identity: Identity) -> Identity:
-    """Where Tune wants the trial to go on from another's weights, make that checkpoint its own; returns it as it is from here on."""
-    adoption.finish_adoption(place, run_id)
-    pointer = tune.get_checkpoint()
-    if pointer is not None:
-        with pointer.as_directory() as folder:
-            found = json.loads((Path(folder) / POINTER).read_text())
-        if found[RUN_ID] != run_id:
-            adoption.adopt(place, run_id, found[DONOR], identity.point)
-    taken = adoption.adopted(place, run_id)
-    return identity if taken is None else identity._replace(point=taken["point"], donor=taken["donor"])
 
 
 def _train(told: Told, identity: Identity, config: JobConfig, run_id: str, referee: "Referee", *, content_hash: str) -> Outcome:
@@ -176,7 +166,8 @@ def _train(told: Told, identity: Identity, config: JobConfig, run_id: str, refer
     tree = merge(config.model_dump(), named)
     job = Job(config=tree, tracking_uri=told["tracking_uri"], run_id=run_id, content_hash=content_hash, orders=orders)
     if config.ray.num_workers == 1:
-        return worker.run(job, TrialSession(job, config, referee, on_gpu=told["on_gpu"]))
+        session = TrialSession(job, config, referee.host, Answers(referee.ask, referee.say), on_gpu=told["on_gpu"])
+        return worker.run(job, session)
     from pipelines import launch
 
     return launch.launch(job, config, referee, Asked(), ask=referee.ask)
@@ -190,13 +181,11 @@ def _hyperparameters(told: Told, config: JobConfig) -> dict[str, float]:
 
 
 class Referee:
-    """Between a trial's workers and Tune: turns their evaluations into reports, whose answers let the workers go on.
+    """Between a trial's workers and its host: turns their evaluations into reports, whose answers let the workers go on."""
 
-    A report of a trial that is to stop does not return: Tune ends its thread there.
-    """
-
-    def __init__(self, told: Told, config: JobConfig, identity: Identity, run_id: str) -> None:
-        self._told, self._config, self._number, self._run_id = told, config, identity.number, run_id
+    def __init__(self, told: Told, config: JobConfig, identity: Identity, run_id: str, host: Host) -> None:
+        self._told, self._config, self._number, self._run_id, self.host = told, config, identity.number, run_id, host
+        self.stopped = False
 
     def show(self, images_seen: int, metrics: dict[str, float]) -> None:
         """MLflow has it; nobody watches a single trial."""
@@ -205,20 +194,16 @@ class Referee:
         """Alarms and failures become tags and the trial's reason."""
 
     def ask(self, images_seen: int, metrics: dict[str, float], done: bool) -> bool:
-        """Report an evaluation, and return when Tune wants more of this trial."""
+        """Report an evaluation, and return when more of this trial is wanted, or, unless its process ends there, that it is not."""
         if images_seen == 0 or done:  # nothing to compare yet, or nothing left to decide
             return True
         clock = clock_of(self._told, self._config, images_seen, metrics["progress/device_seconds"])
         values = {**self._judged(metrics), CLOCK: clock, ENDED: "", RUN_ID: self._run_id}
-        name = storage.checkpoint_name(images_seen)
-        if not storage.has(self._config.ray.storage_path, self._run_id, name):
-            tune.report(values)
-            return True
-        pointer = {RUN_ID: self._run_id, DONOR: f"{self._run_id}/{name}", NUMBER: self._number, CLOCK: clock}
-        with tempfile.TemporaryDirectory(prefix="raygan-") as folder:
-            (Path(folder) / POINTER).write_text(json.dumps(pointer))
-            tune.report(values, checkpoint=tune.Checkpoint.from_directory(folder))
-        return True
+        name, pointer = storage.checkpoint_name(images_seen), None
+        if storage.has(self._config.ray.storage_path, self._run_id, name):
+            pointer = {RUN_ID: self._run_id, DONOR: f"{self._run_id}/{name}", NUMBER: self._number, CLOCK: clock}
+        self.stopped = not self.host.report(values, pointer)
+        return not self.stopped
 
     def end(self, outcome: Outcome) -> None:
         """The last report: why the trial ended by itself."""
@@ -226,58 +211,9 @@ class Referee:
         reason = SPENT if not failure else failure if failure.startswith(SELF_EXPLAINED) else f"diverged: {failure}"
         judged = {GOODNESS: WORST} if failure else self._judged(outcome["last_scores"])
         clock = clock_of(self._told, self._config, outcome["images_seen"], outcome["device_seconds"])
-        tune.report({**judged, CLOCK: clock, ENDED: reason, RUN_ID: self._run_id, "done": True})
+        self.host.report({**judged, CLOCK: clock, ENDED: reason, RUN_ID: self._run_id, "done": True})
 
     def _judged(self, metrics: dict[str, float]) -> dict[str, float]:
         """What schedulers compare trials by, and what a person does."""
         scores = {key.removeprefix(evaluation.PREFIX): value for key, value in metrics.items()}
         return {GOODNESS: goodness_of(self._told, scores), OBJECTIVE: scores.get(self._told["objective"], math.nan)}
-
-
-class TrialSession:
-    """A worker's Session in the trial's own process, with checkpoints in any storage."""
-
-    rank = node_rank = local_rank = 0
-
-    def __init__(self, job: Job, config: JobConfig, referee: Referee, *, on_gpu: bool) -> None:
-        asked, self._referee = config.ray, referee
-        self._labels = gauges.labels_of(job["run_id"], job["config"])
-        self.device = torch.device("cuda" if on_gpu else "cpu")
-        self.say = referee.say
-        place = storage.make_folder(asked.storage_path, job["run_id"])
-        self._shelf = Shelf(place, keep=asked.checkpoints_to_keep, timeout_seconds=asked.storage_timeout_seconds, say=self.say)
-        self._shelf.prepare()
-
-    def show(self, images_seen: int, metrics: dict[str, float]) -> None:
-        """MLflow has it; who watches the cluster sees it too."""
-        gauges.show(self._labels, images_seen, metrics)
-
-    def begin(self, trainer: Trainer) -> None:
-        """There is nobody to agree with."""
-
-    def wait_for_all(self) -> None:
-        """There is one rank."""
-
-    def latest_checkpoint(self) -> AbstractContextManager[storage.Found]:
-        """The newest sound one of the trial's run."""
-        return self._shelf.newest()
-
-    def save(self, name: str, fill: Callable[[Path], None], *, best_at: int | None) -> None:
-        """Write a checkpoint, and thin out the old ones."""
-        self._shelf.save(name, fill, best_at=best_at)
-
-    def recall(self) -> dict[str, Any]:
-        """From the run's folder."""
-        return self._shelf.recall()
-
-    def remember(self, facts: dict[str, Any]) -> None:
-        """In the run's folder."""
-        self._shelf.remember(facts)
-
-    def may_go_on(self, report: Report) -> bool:
-        """Ask Tune."""
-        return self._referee.ask(report.images_seen, report.metrics, report.done)
-
-    def wish(self) -> Wish:
-        """Nothing: Tune ends a trial at its evaluations."""
-        return Wish.NONE

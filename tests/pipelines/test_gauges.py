@@ -1,5 +1,6 @@
 """Gauges of runs in Ray's metrics: each is a metric that reports have, and arrives where Prometheus collects it."""
 
+import math
 import os
 import re
 import signal
@@ -50,6 +51,45 @@ def test_every_gauge_is_in_a_report_with_its_value(tree):
     for name, (prefix, label, _) in gauges.FAMILIES.items():
         families = {extra[label]: value for found_name, extra, value in found if found_name == name}
         assert families == {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
+
+
+class Recorded:
+    """A gauge of Ray's that keeps what it was set to last, by run."""
+
+    def __init__(self):
+        self.values = {}
+
+    def set(self, value, tags):
+        self.values[tags["run_id"]] = value
+
+
+@pytest.fixture
+def exported(monkeypatch):
+    """What the gauge of the discriminator's loss says of each run."""
+    made = {name: Recorded() for name in (*gauges.PLAIN, *gauges.FAMILIES)}
+    monkeypatch.setattr(gauges, "_gauges", lambda: made)
+    monkeypatch.setattr(gauges, "_last", {})
+    return made["raygan_discriminator_loss"].values
+
+
+def labels(run_id):
+    return gauges.labels_of(run_id, {"mlflow": {"run_name": None, "experiment": "some"}})
+
+
+def test_a_process_that_trains_one_run_after_the_other_shows_the_last_one_only(exported):
+    gauges.show(labels("first"), 10, {"d/loss": 0.25})
+    gauges.show(labels("second"), 10, {"d/loss": 0.5})
+    assert exported["second"] == 0.5
+    assert math.isnan(exported["first"])
+
+
+def test_runs_that_are_trained_side_by_side_are_all_shown_until_each_ends(exported):
+    gauges.show_beside(labels("first"), 10, {"d/loss": 0.25})
+    gauges.show_beside(labels("second"), 10, {"d/loss": 0.5})
+    assert exported == {"first": 0.25, "second": 0.5}
+    gauges.end("first")
+    assert math.isnan(exported["first"])
+    assert exported["second"] == 0.5
 
 
 def test_a_run_without_a_name_is_labelled_by_the_beginning_of_its_id():
