@@ -218,7 +218,7 @@ class Pack:
         order = [place for places in groups.values() for place in places]
         called = tuple((functions[places[0]], Rows.of(places, self._device)) for places in groups.values())
         back = sorted(range(len(order)), key=order.__getitem__)
-        return Losses(called, None if back == order else torch.tensor(back, device=self._device))
+        return Losses(called, None if order == sorted(order) else torch.tensor(back, device=self._device))
 
     def _fines(self, steps: Sequence[int]) -> tuple[list[Fine], list[Fine]]:
         """Those of this step, and those that are lazy and due at it."""

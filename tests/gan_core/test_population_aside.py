@@ -2,6 +2,8 @@
 
 import threading
 
+import pytest
+
 from gan_core.population import Population
 from tests.support import tiny_trainer
 
@@ -63,3 +65,17 @@ def test_a_member_s_own_error_does_not_end_the_population():
     (error,) = population.run([tiny_trainer()], [report])
     assert str(error) == "mine"
     assert population.failure is None
+
+
+def test_losses_that_take_turns_among_the_members_are_each_reported_for_its_own():
+    """At two ratios two losses lie as 0 1 0 1 in the stacks: the order that groups them is its own inverse."""
+    runs = [{"loss__name": loss, "step_ratio": ratio} for loss in ("hinge", "wasserstein") for ratio in ("1:1", "2:1")]
+    trainers = [tiny_trainer(precision="float64", **options) for options in runs]
+    together = [[] for _ in runs]
+    assert Population(4).run(trainers, [reports.append for reports in together]) == [None] * 4
+    for options, reports in zip(runs, together, strict=True):
+        alone = []
+        tiny_trainer(precision="float64", **options).run(alone.append)
+        for key in ("d/loss", "g/loss"):
+            expected = [report.metrics[key] for report in alone if key in report.metrics]
+            assert [report.metrics[key] for report in reports if key in report.metrics] == pytest.approx(expected, rel=1e-9)
