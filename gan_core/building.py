@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gan_core import distributed, judging, registry
+from gan_core.ahead import Ahead
 from gan_core.augment import Augmenter
 from gan_core.config import GanConfig
 from gan_core.datatypes import ImageDataset
@@ -28,12 +30,14 @@ from gan_core.spectral import spectrally_normalised
 from gan_core.steps import Game, Penalty, Player
 
 SMALLEST_AUGMENTED = 8  # pixels
+RESIDENT_SHARE = 0.25  # of a GPU's free memory that images may take without being asked to
 
 
 class Parts(NamedTuple):
     """What a trainer moves. `g` and `d` are the players, `dtype` is that of parameters and images.
 
-    `train` and `held_out` are image numbers; `draws` is how many uniform numbers a decision's penalties need.
+    `train` and `held_out` are image numbers; `draws` is how many uniform numbers a decision's penalties need. `ahead` fetches the images of
+    the next step, where that takes longer than a look.
     """
 
     dataset: ImageDataset
@@ -47,6 +51,7 @@ class Parts(NamedTuple):
     device: torch.device
     dtype: torch.dtype
     draws_noise: bool
+    ahead: Ahead | None = None
 
 
 def load_dataset(config: GanConfig) -> ImageDataset:
@@ -92,25 +97,37 @@ def build(config: GanConfig, device: torch.device | str | None) -> Parts:
     """
     config.require_divisible(distributed.world_size())
     place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
-    dataset = load_dataset(config)
+    dataset = resident(load_dataset(config), place, config.speed.data_on_device)
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     generator, discriminator = (_placed(network, place, dtype) for network in build_networks(config, dataset))
     require_fitting(config, dataset, generator, discriminator, ranks=distributed.world_size())
     train, held_out = held_out_split(len(dataset), config.diagnostics.held_out)
     penalties, draws = _penalties(config, dataset)
+    g = _player(generator, config, config.optimizer.generator, _path_intervals(config))
+    d = _player(discriminator, config, config.optimizer.discriminator, [p.interval for p in penalties], config.regularizers.clip_weight)
     return Parts(
         dataset,
         train,
         held_out,
-        _player(generator, config, config.optimizer.generator, _path_intervals(config)),
-        _player(discriminator, config, config.optimizer.discriminator, [p.interval for p in penalties], config.regularizers.clip_weight),
+        g,
+        d,
         Average(generator, halflife_kimg=config.ema_halflife_kimg),
         _game(config, penalties, discriminator, place, dtype),
         draws,
         place,
         dtype,
         draws_noise=any(isinstance(m, nn.Dropout) for network in (generator, discriminator) for m in network.modules()),
+        ahead=Ahead(dataset.gathered, place) if place.type == "cuda" and dataset.resident is None else None,
     )
+
+
+def resident(dataset: ImageDataset, place: torch.device, asked: bool | None) -> ImageDataset:
+    """The data set with its images on a GPU too, where that was asked for, or nothing was asked and they fit well."""
+    if place.type != "cuda" or asked is False:
+        return dataset
+    if asked is None and dataset.images.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(place)[0]:
+        return dataset
+    return replace(dataset, resident=dataset.images.to(place))
 
 
 def _placed(network: nn.Module, place: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -299,6 +316,7 @@ def _player(network: nn.Module, config: GanConfig, adam: AdamConfig, intervals: 
         lr=adam.lr * share,
         betas=(adam.beta1**share, adam.beta2**share),
         eps=adam.eps,
+        capturable=config.speed.cuda_graphs and parameters[0].is_cuda,
         fused=True,  # on CPU too: a step of a small network takes half the time of the foreach one
     )
     buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]

@@ -127,7 +127,8 @@ def _digest(path: Path) -> str:
 def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Continue from another optimizer's moments with this one's own learning rate and betas.
 
-    They are laid out as their parameters: the fused Adam goes through memory as it lies, and takes other layouts for wrong numbers.
+    They are copies, laid out as their parameters: the fused Adam goes through memory as it lies, and takes other layouts for wrong
+    numbers.
     """
     own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
@@ -135,5 +136,4 @@ def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> 
         group.update(settings)
     for parameter, moments in optimizer.state.items():
         for name, moment in moments.items():
-            if moment.shape == parameter.shape:
-                moments[name] = torch.empty_like(parameter).copy_(moment)
+            moments[name] = torch.empty_like(parameter).copy_(moment) if moment.shape == parameter.shape else moment.clone()

@@ -29,6 +29,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float64"]
 FREE_ON_RESUME = (
     "total_kimg",
     "schedule.",
+    "speed.",
     *(f"diagnostics.{key}" for key in ("enabled", "images", "collapse", "saturation", "overfitting", "divergence", "patience")),
     "data.path",
     "data.cache_dir",
@@ -93,10 +94,23 @@ class NetworkConfig(Section):
         return completed
 
 
+class SpeedConfig(Section):
+    """How the same numbers, up to rounding, are computed sooner.
+
+    `cuda_graphs` records whole steps on a CUDA GPU and replays them; `compile` runs the networks through torch.compile, after a check that
+    they compute the same. `data_on_device` keeps pixels on the GPU; null does so where they take a quarter of its free memory at most.
+    """
+
+    cuda_graphs: bool = False
+    compile: bool = False
+    data_on_device: bool | None = None
+
+
 class GanConfig(Section):
     """What is computed. `batch_size` is global, over all ranks; budgets are in real images shown to the discriminator.
 
-    `variant` names a preset of gan_core.variants.VARIANTS, for the keys that are not given beside it.
+    `variant` names a preset of gan_core.variants.VARIANTS, for the keys that are not given beside it. With `reuse_fakes` the first step of
+    the generator in a round takes the fakes that the discriminator was shown last, in place of new ones: one forward pass less.
     """
 
     data: DataConfig
@@ -110,6 +124,7 @@ class GanConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     batch_size: Whole = 64
     accumulation_steps: Whole = 1
+    reuse_fakes: bool = False
     ema_halflife_kimg: Annotated[float, Field(gt=0.0)] | None = 10.0
     precision: Precision = "auto"
     total_kimg: Kimg = 100.0
@@ -117,6 +132,7 @@ class GanConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
+    speed: SpeedConfig = SpeedConfig()
 
     @field_validator("step_ratio", mode="before")
     @classmethod
@@ -148,6 +164,8 @@ class GanConfig(Section):
             raise ValueError(
                 f"accumulation_steps: the loss '{self.loss.name}' compares samples across the batch, which cannot be divided; set it to 1"
             )
+        if self.reuse_fakes and self.accumulation_steps > 1:
+            raise ValueError("reuse_fakes: keeps the graph of the whole batch, which accumulation_steps is to divide; set it to false")
         if loss.on_witness and self.network.conditional:
             raise ValueError(f"network.conditional: the loss '{self.loss.name}' reads features that know no classes; set it to false")
         if self.regularizers.spectral_norm and self.regularizers.clip_weight is not None:

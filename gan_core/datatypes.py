@@ -32,7 +32,7 @@ class ImageDataset:
     `images` is [count, channels, height, width]: uint8 pixels 0..255, often memory-mapped, or float32 values used as they
     are (2-D points are [count, 2, 1, 1]). `labels` is [count] int64 or None. `content_hash` names the decoded content. `mixture` is
     where points come from, if that is known. `pages` is told what was read of a memory map. `class_names` are those of the classes,
-    empty where they have none.
+    empty where they have none. `resident` is a copy of `images` on the device that trains, from which batches are taken there.
     """
 
     name: str
@@ -44,6 +44,7 @@ class ImageDataset:
     mixture: Mixture | None = None
     pages: Pages | None = None
     class_names: tuple[str, ...] = ()
+    resident: Shaped[Tensor, "count channels height width"] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -56,15 +57,37 @@ class ImageDataset:
     def channels(self) -> int:
         return self.images.shape[1]
 
-    def batch(self, indices: Int64[Tensor, " batch"], device: torch.device, dtype: torch.dtype, *, labelled: bool) -> "Batch":
-        """The named images in [-1, 1] (pixel 0 is -1, pixel 255 is 1) on `device`, with their labels where asked for."""
-        images = to_device(self.images.index_select(0, indices), device)
-        if self.pages is not None:
-            self.pages.was_read()
+    def batch(
+        self,
+        indices: Int64[Tensor, " batch"],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        labelled: bool,
+        images: Shaped[Tensor, "batch channels height width"] | None = None,
+    ) -> "Batch":
+        """The named images in [-1, 1] (pixel 0 is -1, pixel 255 is 1) on `device`, with their labels where asked for.
+
+        `images` are theirs, where somebody has fetched them to the device already.
+        """
+        if images is None:
+            images = self._fetched(indices, device)
         labels = to_device(self.labels[indices], device) if labelled and self.labels is not None else None
         pixels = images.dtype == torch.uint8
         images = images.to(dtype)
         return Batch(images.mul_(1 / 127.5).sub_(1.0) if pixels else images, labels)
+
+    def _fetched(self, indices: Int64[Tensor, " batch"], device: torch.device) -> Shaped[Tensor, "batch channels height width"]:
+        if self.resident is not None and self.resident.device == device:
+            return self.resident.index_select(0, to_device(indices, device))
+        images = self.gathered(indices)
+        if self.pages is not None:
+            self.pages.was_read()
+        return to_device(images, device)
+
+    def gathered(self, indices: Int64[Tensor, " batch"]) -> Shaped[Tensor, "batch channels height width"]:
+        """The named images as they are kept, on the CPU."""
+        return self.images.index_select(0, indices)
 
 
 def to_device(tensor: Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, "..."]:

@@ -32,7 +32,7 @@ def measure(d: Player, g: Player, game: Game, *, train: Batch, held_out: Batch |
       logit.
     * `g/feature_variance_ratio`: the summed variance of the discriminator's features over fakes, divided by that over reals.
     """
-    with _untouched(d.network), _untouched(g.network):
+    with untouched(d.network), untouched(g.network):
         with torch.no_grad(), game.autocast():
             train, fake = pack(train, game.packing), fakes(g.network, latents, game)
             with caught_features(d.network) as caught:
@@ -148,17 +148,26 @@ def _variance(features: Float[Tensor, "images features"]) -> Float[Tensor, ""]:
 
 
 @contextmanager
-def _untouched(network: nn.Module) -> Iterator[None]:
+def untouched(network: nn.Module) -> Iterator[None]:
     """Leaves the buffers and the parameters' `requires_grad` as they were; no work goes into gradients of parameters meanwhile."""
-    buffers = list(network.buffers())
-    kept = [buffer.clone() for buffer in buffers]
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     network.requires_grad_(False)
     try:
-        yield
+        with same_buffers(network):
+            yield
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def same_buffers(network: nn.Module) -> Iterator[None]:
+    """Leaves the buffers as they were."""
+    buffers = list(network.buffers())
+    kept = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
         with torch.no_grad():
             for buffer, old in zip(buffers, kept, strict=True):
                 buffer.copy_(old)

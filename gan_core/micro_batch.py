@@ -34,6 +34,8 @@ def halved(config: GanConfig, discriminator: nn.Module, accumulation_steps: int,
     loss = LOSSES[config.loss.name]
     if loss.across_batch or loss.on_witness:
         raise ValueError(f"the loss '{config.loss.name}' compares samples across the batch, which cannot be divided; {REMEDY}")
+    if config.reuse_fakes:
+        raise ValueError(f"reuse_fakes keeps the graph of the whole batch; set it to false; {REMEDY}")
     group = getattr(discriminator, "minibatch_stddev_group", None) or 1
     unit = config.network.packing * group
     for factor in range(2, now // unit + 1):

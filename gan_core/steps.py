@@ -24,7 +24,8 @@ class Player(NamedTuple):
     """A network with its optimizer; `clip_norm` bounds the norm of its whole gradient, `clip_weight` each weight after each step.
 
     `parameters` and `buffers` (the floating-point ones) are listed once: walking the modules at each step costs 3 % of a small one.
-    With a `reducer` gradients travel between ranks during backward, and without one after it.
+    With a `reducer` gradients travel between ranks during backward, and without one after it. `compiled` is the network as torch.compile
+    made it anew, if it was asked to.
     """
 
     network: nn.Module
@@ -34,6 +35,12 @@ class Player(NamedTuple):
     clip_norm: float | None
     clip_weight: float | None = None
     reducer: Reducer | None = None
+    compiled: nn.Module | None = None
+
+    @property
+    def call(self) -> nn.Module:
+        """What makes images or logits in training; penalties, which need second derivatives, call the network."""
+        return self.network if self.compiled is None else self.compiled
 
 
 class Penalty(NamedTuple):
@@ -51,6 +58,14 @@ class Part(NamedTuple):
 
     real: Batch | None
     draws: Float[Tensor, "decisions draws"] | None
+    fake: Batch
+
+
+class Shown(NamedTuple):
+    """What the discriminator was shown in a step: reals, latents, and the fakes made of them, with their graph."""
+
+    real: Batch
+    latents: Batch
     fake: Batch
 
 
@@ -83,12 +98,21 @@ class Game(NamedTuple):
 
 
 def discriminator_step(
-    d: Player, g: Player, real: Batch, latents: Batch, game: Game, *, step: int, draws: Float[Tensor, "decisions draws"] | None = None
+    d: Player,
+    g: Player,
+    real: Batch,
+    latents: Batch,
+    game: Game,
+    *,
+    step: int,
+    draws: Float[Tensor, "decisions draws"] | None = None,
+    fake: Batch | None = None,
 ) -> Stats:
     """One optimizer step of the discriminator on `real` images and on fakes made from `latents`.
 
     `step` counts the discriminator's steps before this one, and `draws` holds the uniform numbers of the penalties. Those that
-    are lazy and due at this step take a step of their own after it, with their interval as a gain (1912.04958, appendix B).
+    are lazy and due at this step take a step of their own after it, with their interval as a gain (1912.04958, appendix B). `fake` are
+    `fakes` of these latents, where there are any already.
 
     Returns 0-d tensors on the device: `d/loss`, `d/penalty/<name>` unweighted, the mean logits, the share of each side judged rightly,
     and the gradient norm (after averaging over ranks, before clipping); that of a lazy step is `d/penalty_gradient_norm`.
@@ -99,11 +123,14 @@ def discriminator_step(
     shares: list[Stats] = []
     # All fakes first: accumulation saves the memory of graphs, and these have none.
     with torch.no_grad():
-        parts = [Part(reals, uniforms, fakes(g.network, z, game)) for reals, uniforms, z in _divided(real, latents, draws, game)]
+        parts = [
+            Part(reals, uniforms, fakes(g.call, z, game) if fake is None else fake._replace(inputs=fake.inputs.detach()))
+            for reals, uniforms, z in _divided(real, latents, draws, game)
+        ]
     for part in parts:
         assert part.real is not None, "the discriminator's step has real images"
         with game.autocast():
-            logits = game.judge.taught(d.network, part.real, part.fake)
+            logits = game.judge.taught(d.call, part.real, part.fake)
         loss = game.loss.discriminator(*logits).mean()
         penalty, values = _penalty(d, every_step, part, game)
         _backward(loss if penalty is None else loss + penalty, game)
@@ -121,11 +148,12 @@ def discriminator_step(
     return stats
 
 
-def generator_step(g: Player, d: Player, real: Batch | None, latents: Batch, game: Game, *, step: int) -> Stats:
+def generator_step(g: Player, d: Player, real: Batch | None, latents: Batch, game: Game, *, step: int, fake: Batch | None = None) -> Stats:
     """One optimizer step of the generator; `real` is needed, and used, only by losses that compare the two sides.
 
     `step` counts the generator's steps before this one. The discriminator's parameters are out of the graph meanwhile, so that no work
-    goes into gradients nobody uses. A lazy path length penalty that is due takes a step of its own, as those of the discriminator do.
+    goes into gradients nobody uses. `fake` are `fakes` of these latents with their graph, where there are any already. A lazy path length
+    penalty that is due takes a step of its own, as those of the discriminator do.
 
     Returns 0-d tensors on the device: `g/loss`, `g/gradient_norm`, and of the path length `g/penalty/path_length` unweighted,
     `g/path_length` and that step's own `g/penalty_gradient_norm`.
@@ -136,9 +164,9 @@ def generator_step(g: Player, d: Player, real: Batch | None, latents: Batch, gam
     shares: list[Stats] = []
     parts = list(_divided(real, latents, None, game))
     for real_part, _, latent_part in parts:
-        fake_part = fakes(g.network, latent_part, game)
+        fake_part = fakes(g.call, latent_part, game) if fake is None else fake
         with game.autocast():
-            logits = game.judge.logits(d.network, real_part, fake_part)
+            logits = game.judge.logits(d.call, real_part, fake_part)
         loss = game.generator_loss(*logits).mean()
         _backward(loss, game)
         shares.append({"g/loss": loss.detach()})

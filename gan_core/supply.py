@@ -18,9 +18,17 @@ class Supply:
 
     def real(self, player: str, step: int) -> Batch:
         """The real images of a player's step, as the discriminator is to see them."""
-        config, parts = self.config, self.parts
-        places = sampling.batch_indices(config.seed, f"{player}/real", step, batch_size=config.batch_size, dataset_size=len(parts.train))
-        return self._as_seen(parts.train[places], f"{player}/real", step, count=config.batch_size)
+        stream, parts = f"{player}/real", self.parts
+        images = None
+        if parts.ahead is not None:
+            images = parts.ahead.images(stream, step, lambda step: self._places(stream, step))
+            if parts.dataset.pages is not None:
+                parts.dataset.pages.was_read()
+        return self._as_seen(self._places(stream, step), stream, step, count=self.config.batch_size, images=images)
+
+    def _places(self, stream: str, step: int) -> Int64[Tensor, " shard"]:
+        config, train = self.config, self.parts.train
+        return train[sampling.batch_indices(config.seed, stream, step, batch_size=config.batch_size, dataset_size=len(train))]
 
     def latents(self, step: int) -> Batch:
         """Latents of a generator step; where classes matter, their labels follow the data's own frequencies."""
@@ -56,10 +64,10 @@ class Supply:
         train = real["diagnose/train"]
         return train, real.get("diagnose/held out"), Batch(self._placed(z), train.labels)
 
-    def _as_seen(self, indices: Int64[Tensor, " images"], stream: str, step: int, *, count: int) -> Batch:
-        """Real images, mirrored and augmented as the config says; `count` of them over all ranks."""
+    def _as_seen(self, indices: Int64[Tensor, " images"], stream: str, step: int, *, count: int, images: Tensor | None = None) -> Batch:
+        """Real images, mirrored and augmented as the config says; `count` of them over all ranks. `images` are they as they are kept."""
         config, parts = self.config, self.parts
-        images, labels = parts.dataset.batch(indices, parts.device, parts.dtype, labelled=config.network.conditional)
+        images, labels = parts.dataset.batch(indices, parts.device, parts.dtype, labelled=config.network.conditional, images=images)
         if config.augment.mirror:
             coins = self._uniforms(f"{stream}/mirror", step, count, 1)
             images = torch.where(coins[:, :, None, None] < 0.5, images.flip(3), images)

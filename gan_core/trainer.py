@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from gan_core import diagnostics, distributed, evaluation, sampling
 from gan_core import micro_batch as memory
 from gan_core.building import Parts, build
+from gan_core.compiling import compiled
 from gan_core.config import GanConfig
 from gan_core.datatypes import Batch
 from gan_core.evaluation import EvaluationError
@@ -19,8 +20,9 @@ from gan_core.history import DivergenceError, require_finite
 from gan_core.judge import Scores
 from gan_core.micro_batch import OutOfMemoryError
 from gan_core.state import fresh, gathered, progress, restore
-from gan_core.steps import discriminator_step, generator_step
+from gan_core.steps import Shown, discriminator_step, fakes, generator_step
 from gan_core.supply import Supply
+from gan_core.taking import taking
 from gan_core.wishes import Lookout, Wish
 
 __all__ = ["DivergenceError", "EvaluationError", "OutOfMemoryError", "Report", "Trainer"]
@@ -73,9 +75,10 @@ class Trainer:
         parts = build(config, device)
         steps = memory.accumulation(config, parts.d.network, distributed.world_size(), micro_batch)
         parts = parts._replace(game=parts.game._replace(accumulation_steps=steps))
-        self.parts: Parts = parts
+        self.parts: Parts = compiled(config, parts) if config.speed.compile else parts
         self.objective, self._sign = evaluation.objective(config, parts.dataset)
         self.judge = evaluation.build_judge(config, parts.dataset, parts.train, parts.held_out, parts.device) if evaluates else None
+        self.taking = taking(config, self.parts)
         self.state = fresh(config)
         self.stopped = False
         self.company: Callable[[int, Lookout | None], Wish] | None = None
@@ -173,16 +176,19 @@ class Trainer:
         """
         provenance = None if self.judge is None else self.judge.provenance(self.config.evaluation.fake_count)
         restore(self.state, state, self.config, self.parts, provenance=provenance, perturbed=tuple(perturbed))
+        self.taking = taking(self.config, self.parts)  # records hold the memory of the moments before
 
     def _round(self) -> None:
         """One round of the game: d discriminator steps, g generator steps, one move of the average."""
         began = self.images_seen
         ratio = self.state.ratio.current(began)
         try:
-            for _ in range(ratio.d):
-                self.step_discriminator()
+            shown: Shown | None = None
+            for number in range(ratio.d):
+                shown = self.step_discriminator(keep_fakes=self.config.reuse_fakes and number == ratio.d - 1)
             for _ in range(ratio.g):
-                self.step_generator()
+                self.step_generator(shown)
+                shown = None
         except (RuntimeError, MemoryError) as error:
             if memory.is_out_of_memory(error):
                 raise OutOfMemoryError(str(error).partition("\n")[0] or type(error).__name__) from None
@@ -190,30 +196,40 @@ class Trainer:
         self.parts.g_ema.update(images=ratio.d * self.config.batch_size, images_seen=self.images_seen)
         self.state.ratio.adjust(self.images_seen, began)
 
-    def step_discriminator(self) -> None:
-        """One optimizer step of the discriminator on the next batch; moves the clock."""
+    def step_discriminator(self, *, keep_fakes: bool = False) -> Shown | None:
+        """One optimizer step of the discriminator on the next batch; moves the clock. Returns what it was shown, if that is to be kept."""
         parts, state = self.parts, self.state
         if parts.draws_noise:
             sampling.seed_layers(self.config.seed, "d", state.d_steps, parts.device)
         real = self.supply.real("d", state.d_steps)
         latents = Batch(self.supply.z("d", state.d_steps), real.labels)  # so that a pair is of one class
         draws = self.supply.penalty_draws(state.d_steps)
-        stats = discriminator_step(parts.d, parts.g, real, latents, parts.game, step=state.d_steps, draws=draws)
+        shown = None
+        if keep_fakes:
+            shown = Shown(real, latents, fakes(parts.g.call, latents, parts.game))
+            stats = discriminator_step(parts.d, parts.g, real, latents, parts.game, step=state.d_steps, draws=draws, fake=shown.fake)
+        else:
+            stats = self.taking.d(real, latents, draws, state.d_steps)
         state.d_steps += 1
         state.images_seen += self.config.batch_size
         state.ratio.observe(stats)
         state.history.add(stats, state.d_steps)
+        return shown
 
-    def step_generator(self) -> None:
-        """One optimizer step of the generator."""
+    def step_generator(self, shown: Shown | None = None) -> None:
+        """One optimizer step of the generator, on what the discriminator was shown or on new latents."""
         parts, state = self.parts, self.state
         if parts.draws_noise:
             sampling.seed_layers(self.config.seed, "g", state.g_steps, parts.device)
-        paired = self.supply.real("g", state.g_steps) if parts.game.loss.generator_reads_real else None
-        latents = self.supply.latents(state.g_steps)
-        if paired is not None:
-            latents = latents._replace(labels=paired.labels)  # a pair is of one class here too
-        stats = generator_step(parts.g, parts.d, paired, latents, parts.game, step=state.g_steps)
+        if shown is not None:
+            paired = shown.real if parts.game.loss.generator_reads_real else None
+            stats = generator_step(parts.g, parts.d, paired, shown.latents, parts.game, step=state.g_steps, fake=shown.fake)
+        else:
+            paired = self.supply.real("g", state.g_steps) if parts.game.loss.generator_reads_real else None
+            latents = self.supply.latents(state.g_steps)
+            if paired is not None:
+                latents = latents._replace(labels=paired.labels)  # a pair is of one class here too
+            stats = self.taking.g(paired, latents, None, state.g_steps)
         state.g_steps += 1
         state.history.add(stats, state.g_steps)
 

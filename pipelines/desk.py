@@ -20,6 +20,7 @@ from pipelines.storage import INTERIM, PENDING, PREFIX, checkpoint_name
 
 SAMPLES = "samples.png"
 PROVENANCE_TAG, FAILED_TAG, DAMAGED_TAG = "raygan.provenance.quality", "evaluation.failed.", "raygan.damaged"
+TAKING_TAG = "raygan.cuda_graphs"
 
 
 class AlarmError(RuntimeError):
@@ -56,6 +57,12 @@ class Desk:
         """Before the trainer runs: what it was doing when its state was saved, and with how much memory it has to do."""
         self.ringing = frozenset(trainer.state.alarms.ringing)
         self.course.tell_micro_batch(trainer, self.tell)
+        self.tell_taking(trainer)
+
+    def tell_taking(self, trainer: Trainer) -> None:
+        """Say why steps are taken as written, where they were to be recorded."""
+        if why := trainer.taking.failure:
+            self.tell(f"speed.cuda_graphs: steps are taken as written: {why}", TAKING_TAG)
 
     def note_damaged(self, damaged: dict[str, str]) -> None:
         """Keep in MLflow which checkpoints were damaged, which the user was told."""

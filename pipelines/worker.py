@@ -142,6 +142,7 @@ def _attempt(trainer: Trainer, desk: Desk, session: Session, course: Course) -> 
     failure = ""
     try:
         trainer.run(desk.receive, wish=session.wish)
+        desk.tell_taking(trainer)
         return _Ending(stopped=trainer.stopped)
     except StorageError as error:
         return _Ending(str(error), resumable=True)

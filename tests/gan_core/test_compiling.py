@@ -1,0 +1,55 @@
+import pytest
+import torch
+from torch import nn
+
+from tests.support import tiny_trainer
+
+
+class Wrong(nn.Module):
+    """What a compiler that errs might make of a network."""
+
+    def __init__(self, network, factor):
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, *given):
+        return self.network(*given) * self.factor
+
+
+@pytest.mark.parametrize(("factor", "fine"), [(1.0 + 1e-5, True), (1.0 + 1e-2, False), (float("nan"), False)])
+def test_what_differs_from_the_network_is_refused_with_the_difference(monkeypatch, factor, fine):
+    monkeypatch.setattr(torch, "compile", lambda network, **options: Wrong(network, factor))
+    if fine:
+        trainer = tiny_trainer(speed__compile=True)
+        assert isinstance(trainer.parts.g.call, Wrong)
+        assert not isinstance(trainer.parts.g.network, Wrong)
+        trainer.run(lambda report: None)
+    else:
+        with pytest.raises(ValueError, match=r"speed.compile: the compiled generator differs from the generator: .* by (inf|0.02)"):
+            tiny_trainer(speed__compile=True)
+
+
+def test_a_compiler_that_fails_is_named_before_training(monkeypatch):
+    class Broken(nn.Module):
+        def forward(self, *given):
+            raise RuntimeError("no compiler\nand much more")
+
+    monkeypatch.setattr(torch, "compile", lambda network, **options: Broken())
+    with pytest.raises(ValueError, match=r"the generator cannot be compiled here: no compiler$"):
+        tiny_trainer(speed__compile=True)
+
+
+@pytest.mark.parametrize("options", [{"network__discriminator__dropout": 0.5}, {"loss__name": "mmd"}])
+def test_what_cannot_be_checked_is_refused(options):
+    with pytest.raises(ValueError, match=r"speed\.compile"):
+        tiny_trainer(speed__compile=True, **options)
+
+
+@pytest.mark.slow  # compiles C++ for half a minute to a minute and a half
+@pytest.mark.parametrize("options", [{}, {"variant": "wgan_gp"}], ids=["mlp", "with second derivatives"])
+def test_a_compiled_run_is_the_run(options):
+    compiled, plain = (tiny_trainer(speed__compile=on, precision="float64", **options) for on in (True, False))
+    for trainer in (compiled, plain):
+        trainer.run(lambda report: None)
+    for mine, theirs in zip(compiled.parts.g.parameters, plain.parts.g.parameters, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
