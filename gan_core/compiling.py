@@ -11,7 +11,8 @@ from gan_core.building import Parts
 from gan_core.config import GanConfig
 from gan_core.datatypes import Batch
 from gan_core.diagnostics import same_buffers
-from gan_core.steps import Player, fakes
+from gan_core.game import Player
+from gan_core.steps import fakes
 from gan_core.supply import Supply
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2}  # of each tensor's norm

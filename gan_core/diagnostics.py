@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from gan_core.datatypes import Batch
 from gan_core.distributed import mean_over_ranks
+from gan_core.game import Game, Player
 from gan_core.judging import Logits, caught_features
-from gan_core.steps import Game, Player, fakes, judged_rightly, pack
+from gan_core.steps import fakes, judged_rightly, pack
 
 SATURATED = 0.01  # a fake that is seen through and whose loss has a smaller slope than this, by its logit, teaches nothing
 

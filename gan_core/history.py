@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from gan_core import distributed
-from gan_core.steps import Stats
+from gan_core.game import Stats
 
 ADVICE = "A lower optimizer.*.lr, or optimizer.*.clip_norm, may help"
 LEAD_UP = 3  # steps before a bad one that are told

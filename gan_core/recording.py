@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gan_core import distributed, micro_batch
 from gan_core.datatypes import Batch
-from gan_core.steps import Stats
+from gan_core.game import Stats
 
 WARM_UP, WARM_UP_OF_RANKS = 3, 11  # steps before a recording: libraries choose and allocate; NCCL takes longer
 

@@ -7,8 +7,9 @@ import torch
 from gan_core.building import Parts
 from gan_core.config import GanConfig
 from gan_core.datatypes import Batch
+from gan_core.game import Stats
 from gan_core.recording import CudaRecorder, Draws, RecordedStep, Recorder, Step
-from gan_core.steps import Stats, discriminator_step, generator_step
+from gan_core.steps import discriminator_step, generator_step
 
 
 class Taking(NamedTuple):

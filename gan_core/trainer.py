@@ -3,11 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from gan_core import diagnostics, distributed, evaluation, sampling
 from gan_core import micro_batch as memory
@@ -16,38 +14,18 @@ from gan_core.compiling import compiled
 from gan_core.config import GanConfig
 from gan_core.datatypes import Batch
 from gan_core.evaluation import EvaluationError
+from gan_core.game import Shown
 from gan_core.history import DivergenceError, require_finite
 from gan_core.judge import Scores
 from gan_core.micro_batch import OutOfMemoryError
+from gan_core.report import Report
 from gan_core.state import fresh, gathered, progress, restore
-from gan_core.steps import Shown, discriminator_step, fakes, generator_step
+from gan_core.steps import discriminator_step, fakes, generator_step
 from gan_core.supply import Supply
 from gan_core.taking import taking
 from gan_core.wishes import Lookout, Wish
 
 __all__ = ["DivergenceError", "EvaluationError", "OutOfMemoryError", "Report", "Trainer"]
-
-
-class Report(NamedTuple):
-    """What a run has to say at one moment of its clock, `images_seen`; the same on every rank.
-
-    `metrics` are means since the last report. `state` gives the state to save, and is None where no checkpoint is due; it is
-    to be called before the receiver returns. `is_best` says that this checkpoint has the best score so far. `alarms` holds those
-    that ring, each with its reason; `scores`, where there was an evaluation, which metrics failed and how the others were measured.
-
-    An `interim` report is one that somebody wished for: it has a state to save and nothing else, so that a run has the same points with and
-    without it.
-    """
-
-    images_seen: int
-    metrics: dict[str, float]
-    picture: UInt8[np.ndarray, "rows columns 3"] | None
-    state: Callable[[], dict[str, Any]] | None
-    is_best: bool
-    done: bool
-    alarms: dict[str, str] = {}  # noqa: RUF012 - never written to
-    scores: Scores | None = None
-    interim: bool = False
 
 
 class Trainer:
@@ -75,13 +53,22 @@ class Trainer:
         parts = build(config, device)
         steps = memory.accumulation(config, parts.d.network, distributed.world_size(), micro_batch)
         parts = parts._replace(game=parts.game._replace(accumulation_steps=steps))
-        self.parts: Parts = compiled(config, parts) if config.speed.compile else parts
+        self.parts = compiled(config, parts) if config.speed.compile else parts
         self.objective, self._sign = evaluation.objective(config, parts.dataset)
         self.judge = evaluation.build_judge(config, parts.dataset, parts.train, parts.held_out, parts.device) if evaluates else None
-        self.taking = taking(config, self.parts)
         self.state = fresh(config)
         self.stopped = False
         self.company: Callable[[int, Lookout | None], Wish] | None = None
+
+    @property
+    def parts(self) -> Parts:
+        """What is trained, and on what."""
+        return self._parts
+
+    @parts.setter
+    def parts(self, parts: Parts) -> None:
+        self._parts = parts
+        self.taking = taking(self.config, parts)
 
     @property
     def supply(self) -> Supply:
@@ -176,7 +163,7 @@ class Trainer:
         """
         provenance = None if self.judge is None else self.judge.provenance(self.config.evaluation.fake_count)
         restore(self.state, state, self.config, self.parts, provenance=provenance, perturbed=tuple(perturbed))
-        self.taking = taking(self.config, self.parts)  # records hold the memory of the moments before
+        self.parts = self.parts  # records hold the memory of the moments before
 
     def _round(self) -> None:
         """One round of the game: d discriminator steps, g generator steps, one move of the average."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import torch
 
 from gan_core import evaluation
-from gan_core.building import build_networks, load_dataset, require_fitting
+from gan_core.building import build_networks, load_dataset
 from gan_core.cautions import cautions
 from gan_core.datatypes import ImageDataset
+from gan_core.fitting import require_fitting
 from gan_core.overrides import Tree, flatten, merge, parse, validate
 from gan_core.sampling import held_out_split
 from pipelines import environment, storage

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from gan_core import DivergenceError, OutOfMemoryError, Trainer, distributed
-from gan_core.building import has_batch_norm
+from gan_core.fitting import has_batch_norm
 
 MICRO_BATCH, GIVEN_UP = "micro_batch", "given_up"
 ROLLBACK_TAG, HEALED_TAG, MEMORY_TAG = "raygan.rollback", "raygan.healed", "raygan.micro_batch"

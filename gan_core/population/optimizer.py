@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gan_core.ema import Average
+from gan_core.game import Player
 from gan_core.population.players import Rows, StackedPlayer, Vectors, disconnect, point, stacked_buffers
-from gan_core.steps import Player
 
 
 class Settings(NamedTuple):

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gan_core.building import has_batch_norm
 from gan_core.datatypes import Batch
+from gan_core.fitting import has_batch_norm
 from gan_core.history import Keys
 from gan_core.losses import LossFunction
 from gan_core.overrides import flatten

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gan_core.game import Player
 from gan_core.population.modules import Stacked
-from gan_core.steps import Player
 
 ALIGNED = 16  # elements: each parameter begins at a multiple of 64 bytes, as matrix products like it
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from gan_core import judging
 from gan_core.datatypes import Batch
+from gan_core.game import Game, Player
 from gan_core.losses import LOSSES
-from gan_core.steps import Game, Player, discriminator_step, generator_step
+from gan_core.steps import discriminator_step, generator_step
 from gan_core.theory.check import Check
 from gan_core.theory.densities import Pair, Points, Quadrature, gaussian, jensen_shannon, quadrature
 from gan_core.theory.optimal import ITERATIONS, TRAINING_POINTS, logits_at, new_discriminator, train_to_optimum, value

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 from ray.tune.search.sample import Categorical
 
-from gan_core.building import build_networks, load_dataset, require_fitting
+from gan_core.building import build_networks, load_dataset
 from gan_core.datatypes import ImageDataset
+from gan_core.fitting import require_fitting
 from gan_core.overrides import Tree, merge, validate
 from gan_core.wording import brief
 from pipelines.config import load_named

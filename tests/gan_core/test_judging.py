@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from gan_core import judging
-from gan_core.building import judges_together
 from gan_core.datatypes import Batch
+from gan_core.fitting import judges_together
 from gan_core.networks import dcgan
 from tests.gan_core.ranks import R3GAN, STYLEGAN2
 from tests.support import tiny_trainer

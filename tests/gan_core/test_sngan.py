@@ -111,3 +111,18 @@ def test_its_discriminator_can_be_spectrally_normalised():
     for module in normalised.modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
             assert torch.linalg.matrix_norm(module.weight.flatten(1), 2).item() == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_one_class_s_gain_and_bias_go_through_batch_norm_as_those_of_many_do_after_it(training):
+    one, many = (sngan.Normalisation(3, classes, "batch").double().train(training) for classes in (0, 2))
+    torch.manual_seed(0)
+    for parameter in one.parameters():
+        parameter.data.normal_()
+    many.gain.weight.data[:], many.bias.weight.data[:] = one.gain.weight.data, one.bias.weight.data
+    features, labels = torch.randn(4, 3, 5, 5, dtype=torch.float64), torch.zeros(4, dtype=torch.int64)
+    for _ in range(2):
+        torch.testing.assert_close(one(features, labels), many(features, labels), rtol=1e-12, atol=1e-12)
+    for key in ("running_mean", "running_var", "num_batches_tracked"):
+        torch.testing.assert_close(getattr(one.normalise, key), getattr(many.normalise, key), rtol=0, atol=0)
+    assert one.normalise.num_batches_tracked == 2 * training

@@ -2,7 +2,8 @@ import re
 
 import pytest
 
-from gan_core.building import build_networks, load_dataset, require_fitting
+from gan_core.building import build_networks, load_dataset
+from gan_core.fitting import require_fitting
 from gan_core.overrides import flatten, merge, parse, unflatten, validate
 from pipelines.config import CONFIGS, JobConfig, load_named, require_resumable
 from tests.support import noise_images, write_parquet
