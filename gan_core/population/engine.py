@@ -9,13 +9,13 @@ from gan_core.trainer import Trainer
 
 
 class Engine:
-    """The members and what they are packed in. Packs are made when members are first to be moved after one came or left."""
+    """The members: in `packs`, and `alone`. Packs are made when members are first to be moved after one came or left."""
 
     def __init__(self) -> None:
         self._members: list[Trainer] = []
-        self._packs: list[Pack] = []
+        self.packs: list[Pack] = []
         self._pack_of: dict[Trainer, Pack] = {}
-        self._alone: list[Trainer] = []
+        self.alone: list[Trainer] = []
         self._changed = False
 
     def add(self, trainer: Trainer) -> None:
@@ -33,10 +33,10 @@ class Engine:
         """Move each member on; gives those that ended a round, with the error that stopped it or None."""
         if self._changed:
             self._pack()
-        for pack in self._packs:
+        for pack in self.packs:
             for trainer in pack.tick():
                 yield trainer, None
-        for trainer in self._alone:
+        for trainer in self.alone:
             try:
                 trainer._round()
             except Exception as error:
@@ -64,8 +64,8 @@ class Engine:
         alone += [group[0] for group in groups.values() if group not in crowds]
         for trainer in alone:
             self._release(trainer)
-        self._packs, self._alone, self._changed = [Pack(group, begun) for group in crowds], alone, False
-        self._pack_of = {trainer: pack for pack in self._packs for trainer in pack.trainers}
+        self.packs, self.alone, self._changed = [Pack(group, begun) for group in crowds], alone, False
+        self._pack_of = {trainer: pack for pack in self.packs for trainer in pack.trainers}
 
     def _release(self, trainer: Trainer) -> None:
         if (pack := self._pack_of.pop(trainer, None)) is not None:

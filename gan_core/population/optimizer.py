@@ -24,7 +24,7 @@ class Settings(NamedTuple):
 
 
 class StackedAdam:
-    """The optimizers of a player's members, in one."""
+    """The optimizers of a player's members, in one; with `at_once`, as on a GPU, all of them in a few kernels."""
 
     def __init__(self, player: StackedPlayer) -> None:
         self._player = player
@@ -33,7 +33,7 @@ class StackedAdam:
         self._rows = list(zip(*(table.unbind() for table in tables), strict=True))
         weights = player.weights.table
         self._columns = [weights.new_tensor([getattr(own, name) for own in self._settings]) for name in ("lr", "beta1", "beta2", "eps")]
-        self._take = self._at_once if weights.is_cuda else self._by_rows
+        self.at_once = weights.is_cuda
 
     def step(self, rows: Rows) -> Float[Tensor, " rows"]:
         """Clip, step; returns the norm of each member's gradient before clipping."""
@@ -41,13 +41,13 @@ class StackedAdam:
         for place, number in enumerate(rows.numbers):
             if (bound := self._settings[number].clip_norm) is not None:
                 self._rows[number][1].mul_((bound / (norms[place] + 1e-6)).clamp(max=1.0))  # as torch.nn.utils.clip_grad_norm_
-        self._take(rows)
+        (self._step_at_once if self.at_once else self._step_by_rows)(rows)
         for number in rows.numbers:
             if (bound := self._settings[number].clip_weight) is not None:
                 self._rows[number][0].clamp_(-bound, bound)
         return norms
 
-    def _by_rows(self, rows: Rows) -> None:
+    def _step_by_rows(self, rows: Rows) -> None:
         """PyTorch's fused step for each member: on a CPU a row fits its cache, and the whole table does not."""
         for number in rows.numbers:
             own, (weights, gradient, average, square, step) = self._settings[number], self._rows[number]
@@ -68,7 +68,7 @@ class StackedAdam:
                 maximize=False,
             )
 
-    def _at_once(self, rows: Rows) -> None:
+    def _step_at_once(self, rows: Rows) -> None:
         """The whole table in a few kernels: on a GPU a launch for each member would take longer than they do."""
         player, pick = self._player, rows.pick
         lr, beta1, beta2, eps = (column[pick].unsqueeze(1) for column in self._columns)

@@ -106,7 +106,7 @@ class Pack:
         parts = self.trainers[0].parts
         self._device = parts.device
         d, g = StackedPlayer([t.parts.d for t in self.trainers]), StackedPlayer([t.parts.g for t in self.trainers])
-        self._d, self._g = Side(d, StackedAdam(d)), Side(g, StackedAdam(g))
+        self.d, self.g = Side(d, StackedAdam(d)), Side(g, StackedAdam(g))
         self._average = StackedAverage([trainer.parts.g_ema for trainer in self.trainers], g)
         self._feed = Feed(self.trainers)
         self._rules = Rules(parts.game.packing, parts.game.autocast, joint=not has_batch_norm(parts.d.network))
@@ -123,7 +123,7 @@ class Pack:
     def release(self, trainer: Trainer) -> None:
         """Give the member tensors of its own."""
         number = self.trainers.index(trainer)
-        for stack in (self._d.player, self._g.player, self._average):
+        for stack in (self.d.player, self.g.player, self._average):
             stack.release(number)
 
     def round_of(self, trainer: Trainer) -> Round:
@@ -153,8 +153,8 @@ class Pack:
         latents = Batch(self._feed.z("d", self._everyone, steps), real.labels)  # so that a pair is of one class
         fines, lazy = self._fines(steps)
         columns = discriminator_step(
-            self._d,
-            self._g,
+            self.d,
+            self.g,
             real,
             latents,
             self._rules,
@@ -184,8 +184,8 @@ class Pack:
                 labels[choice.reading.pick] = real.labels.view(len(choice.readers.numbers), -1)
                 latents = latents._replace(labels=labels.flatten())
         columns = generator_step(
-            self._g,
-            self._d,
+            self.g,
+            self.d,
             real,
             latents,
             self._rules,
@@ -262,10 +262,14 @@ class Pack:
             self.trainers[number].state.history.add_vector(own, tables[own][number], step)
 
 
-def _place(trainer: Trainer) -> tuple[float, str, str]:
-    """Members that do the same at the same time lie together: then they are a slice of the stacks."""
+def _place(trainer: Trainer) -> tuple[int, int, str, str]:
+    """Members that do the same at the same time lie together, as a slice of the stacks. Generators of d:g step once in d steps of their
+    discriminators: with 1:g in the middle, and even and odd d on either side, nearly all that meet are neighbours.
+    """
     ratio = trainer.state.ratio.current(trainer.state.images_seen)
-    return -ratio.d / ratio.g, str([penalty[:1] + penalty[3:] for penalty in trainer.parts.game.penalties]), trainer.config.loss.name
+    side = 0 if ratio.d == 1 else ratio.d if ratio.d % 2 == 0 else -ratio.d
+    penalties = [(penalty.name, penalty.interval) for penalty in trainer.parts.game.penalties]
+    return side, ratio.g, str(penalties), trainer.config.loss.name
 
 
 def _penalties(trainers: Sequence[Trainer]) -> dict[Kind, dict[int, float]]:

@@ -1,13 +1,16 @@
 """Members of a population against the same runs alone."""
 
 import io
+import re
 import threading
 
 import pytest
 import torch
 
 from gan_core import DivergenceError, Trainer
-from gan_core.population import Population
+from gan_core.population import Population, why_not_batched
+from gan_core.population.engine import Engine
+from gan_core.population.pack import Pack
 from gan_core.wishes import Wish
 from tests.support import tiny_config, tiny_trainer
 
@@ -29,15 +32,21 @@ DIFFERENT = [
     {"loss__name": "wasserstein", "regularizers__clip_weight": 0.05, "step_ratio": "2:1", "seed": 7, "ema_halflife_kimg": None},
     {"loss__name": "mmd", "seed": 8, "regularizers__lecam_lambda": 0.3},
 ]
-LONG = {"precision": "float64", "total_kimg": 0.96, "schedule__report_kimg": 0.16, "schedule__evaluate_kimg": 0.96}
-LONG |= {"schedule__sample_kimg": 0.96, "schedule__checkpoint_kimg": 0.48}
+LONG = {"precision": "float64", "total_kimg": 0.64, "schedule__report_kimg": 0.32, "schedule__evaluate_kimg": 0.64}
+LONG |= {"schedule__sample_kimg": 0.64, "schedule__checkpoint_kimg": 0.32}
+SHORT = {**LONG, "total_kimg": 0.32}
+
+
+RUNS_ALONE = {}
 
 
 def alone(options):
-    """The reports and the final state of the run by itself."""
-    reports, trainer = [], tiny_trainer(**options)
-    trainer.run(reports.append)
-    return reports, trainer.state_dict()
+    """The reports and the final state of the run by itself; tests that compare with the same run share it."""
+    if repr(options) not in RUNS_ALONE:
+        reports, trainer = [], tiny_trainer(**options)
+        trainer.run(reports.append)
+        RUNS_ALONE[repr(options)] = reports, trainer.state_dict()
+    return RUNS_ALONE[repr(options)]
 
 
 def together(runs):
@@ -85,24 +94,88 @@ def test_members_that_differ_in_everything_equal_the_same_runs_alone():
         assert_same_run(found, alone(options))
 
 
+WAYS = {
+    "classes, batch norm": {"network__conditional": True, "network__generator__norm": "batch", "regularizers__gp_lambda": 1.0},
+    "packed, mirrored, maxout": {"network__packing": 2, "augment__mirror": True, "network__discriminator__maxout_pieces": 3},
+    "penalties of differences": {"regularizers__bcr_lambda": 0.5, "regularizers__dragan_lambda": 0.5, "regularizers__bcr_interval": 3},
+    "a ratio that is steered": {"step_ratio_schedule__advantage_low": 0.2, "step_ratio_schedule__advantage_high": 0.3}
+    | {"step_ratio_schedule__adjust_kimg": 0.048, "step_ratio_schedule__warmup_ratio": "2:1", "step_ratio_schedule__warmup_kimg": 0.064},
+    "dcgan": {"network__name": "dcgan", "network__generator": {"width": 4}, "network__discriminator": {"width": 4}},
+    "drawn noise": {"network__discriminator__dropout": 0.3},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_members_of_any_architecture_equal_the_same_runs_alone(way):
+    three = [{}, {"loss__name": "relativistic", "step_ratio": "2:1"}, {"variant": "f_jeffreys", "step_ratio": "1:2"}]
+    runs = [{**SHORT, **WAYS[way], **options, "seed": seed} for seed, options in enumerate(three)]
+    for found, options in zip(together(runs), runs, strict=True):
+        assert_same_run(found, alone(options))
+
+
+def test_members_of_one_architecture_are_one_pack_and_others_train_in_turn():
+    engine = Engine()
+    trainers = [tiny_trainer(**options) for options in DIFFERENT] + [tiny_trainer(batch_size=32)]
+    for trainer in trainers:
+        engine.add(trainer)
+    list(engine.tick())
+    (pack,) = engine.packs
+    assert set(pack.trainers) == set(trainers[:8])
+    assert engine.alone == trainers[8:]
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        ({}, None),
+        ({"network__generator__norm": "batch", "network__conditional": True}, None),
+        ({"loss__name": "mmd"}, "the loss mmd compares features"),
+        ({"accumulation_steps": 2}, "it accumulates gradients"),
+        ({"regularizers__lecam_lambda": 0.3}, "lecam keeps running means"),
+        ({"augment__name": "ada"}, "the augmentation ada"),
+        ({"network__discriminator__dropout": 0.5}, "its layers draw noise"),
+        ({"regularizers__spectral_norm": True}, "of the discriminator, its layer .* is a Parametrized"),
+        ({"network": {"name": "dcgan"}}, "of the generator, its layer .* is a FromOnePlace, of which there is no batched form"),
+    ],
+)
+def test_a_run_that_cannot_be_batched_says_why(options, reason):
+    found = why_not_batched(tiny_trainer(**options))
+    assert found is None if reason is None else re.search(reason, found)
+
+
+def test_adam_in_a_few_kernels_takes_the_steps_that_it_takes_row_by_row():
+    states = []
+    for at_once in (False, True):
+        trainers = [tiny_trainer(**{**SHORT, **options}) for options in DIFFERENT[:8]]
+        pack = Pack(trainers, {})
+        for side in (pack.g, pack.d):
+            side.adam.at_once = at_once
+        for _ in range(12):
+            pack.tick()
+        states.append([trainer.state_dict() for trainer in trainers])
+        assert {state["d_steps"] for state in states[-1]} == {12}
+    for found, expected in zip(states[1], states[0], strict=True):
+        assert_same_state(found, expected)
+
+
 def test_the_order_of_members_does_not_matter():
-    runs = [{**LONG, "total_kimg": 0.48, **options} for options in DIFFERENT[:5]]
+    runs = [{**SHORT, **options} for options in DIFFERENT[:6]]
     forwards, backwards = together(runs), together(runs[::-1])[::-1]
     for found, expected in zip(forwards, backwards, strict=True):
         assert_same_run(found, expected)
 
 
 def test_members_leave_and_come_at_different_times():
-    runs = [{**LONG, **options, "total_kimg": 0.16 * (1 + number)} for number, options in enumerate(DIFFERENT[:5])]
+    runs = [{**LONG, **options, "total_kimg": 0.08 * (1 + number)} for number, options in enumerate(DIFFERENT[:5])]
     for found, options in zip(together(runs), runs, strict=True):
         assert_same_run(found, alone(options))
 
 
 def test_a_diverging_member_is_alone_in_that():
     runs = [
-        {**LONG, **DIFFERENT[1]},
-        {**LONG, "loss__name": "wasserstein", "optimizer__discriminator__lr": 1e200},
-        {**LONG, **DIFFERENT[2]},
+        {**SHORT, **DIFFERENT[1]},
+        {**SHORT, "loss__name": "wasserstein", "optimizer__discriminator__lr": 1e200},
+        {**SHORT, **DIFFERENT[2]},
     ]
     trainers = [tiny_trainer(**options) for options in runs]
     reports = [[] for _ in runs]
@@ -126,7 +199,7 @@ def test_a_member_whose_report_fails_leaves_the_others_at_work():
 
 def test_a_checkpoint_of_a_member_continues_alone_and_one_of_a_run_alone_continues_in_company():
     runs = [{**LONG, **options} for options in DIFFERENT[:4]]
-    halves = [{**options, "total_kimg": 0.48} for options in runs]
+    halves = [{**options, "total_kimg": 0.32} for options in runs]
     expected = [alone(options)[1] for options in runs]
     for (_, state), options, whole in zip(together(halves), runs, expected, strict=True):
         trainer = tiny_trainer(**options)
