@@ -17,6 +17,7 @@ from gan_core.population.optimizer import StackedAdam, StackedAverage
 from gan_core.population.players import Rows, StackedPlayer
 from gan_core.population.steps import Columns, Fine, Losses, Rules, Side, Thresholds, discriminator_step, generator_step
 from gan_core.regularizers import REGULARIZERS
+from gan_core.taking import taking
 from gan_core.trainer import Trainer
 
 SHARED = ("data.", "network.", "augment.", "batch_size", "precision", "diagnostics.held_out")  # what a pack's members have in common
@@ -29,6 +30,7 @@ def why_not_batched(trainer: Trainer) -> str | None:
     config, parts, game = trainer.config, trainer.parts, trainer.parts.game
     reasons = {
         "it accumulates gradients": game.accumulation_steps > 1,
+        "it reuses fakes": config.reuse_fakes,
         f"the loss {config.loss.name} compares features across a batch": game.loss.on_witness,
         "the penalty lecam keeps running means": game.anchors is not None,
         f"the augmentation {config.augment.name} keeps a state, and draws by the place in a batch": game.augmenter is not None,
@@ -117,6 +119,8 @@ class Pack:
         limits = [trainer.parts.game.loss.threshold for trainer in self.trainers]
         values = torch.tensor([[0.0 if limit is None else limit] for limit in limits], device=self._device, dtype=parts.dtype)
         self._thresholds = Thresholds(values, torch.tensor([[limit is None] for limit in limits], device=self._device))
+        for trainer in self.trainers:
+            _forget_records(trainer)
         self._known_fines: dict[tuple[Kind, tuple[int, ...]], Fine] = {}
         self._known_choices: dict[tuple[int, ...], _Choice] = {}
 
@@ -125,6 +129,7 @@ class Pack:
         number = self.trainers.index(trainer)
         for stack in (self.d.player, self.g.player, self._average):
             stack.release(number)
+        _forget_records(trainer)
 
     def round_of(self, trainer: Trainer) -> Round:
         """Where the member is."""
@@ -260,6 +265,11 @@ class Pack:
             if own not in tables:
                 tables[own] = torch.stack([columns[key] for key in own], dim=1).unbind()
             self.trainers[number].state.history.add_vector(own, tables[own][number], step)
+
+
+def _forget_records(trainer: Trainer) -> None:
+    """Steps recorded as CUDA graphs read and write the memory that the member's tensors had."""
+    trainer.taking = taking(trainer.config, trainer.parts)
 
 
 def _place(trainer: Trainer) -> tuple[int, int, str, str]:

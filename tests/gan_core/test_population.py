@@ -102,6 +102,7 @@ WAYS = {
     | {"step_ratio_schedule__adjust_kimg": 0.048, "step_ratio_schedule__warmup_ratio": "2:1", "step_ratio_schedule__warmup_kimg": 0.064},
     "dcgan": {"network__name": "dcgan", "network__generator": {"width": 4}, "network__discriminator": {"width": 4}},
     "drawn noise": {"network__discriminator__dropout": 0.3},
+    "fakes that are reused": {"reuse_fakes": True},
 }
 
 
@@ -131,6 +132,7 @@ def test_members_of_one_architecture_are_one_pack_and_others_train_in_turn():
         ({"network__generator__norm": "batch", "network__conditional": True}, None),
         ({"loss__name": "mmd"}, "the loss mmd compares features"),
         ({"accumulation_steps": 2}, "it accumulates gradients"),
+        ({"reuse_fakes": True}, "it reuses fakes"),
         ({"regularizers__lecam_lambda": 0.3}, "lecam keeps running means"),
         ({"augment__name": "ada"}, "the augmentation ada"),
         ({"network__discriminator__dropout": 0.5}, "its layers draw noise"),
