@@ -18,7 +18,7 @@ from gan_core.config import GanConfig
 from gan_core.datatypes import ImageDataset
 from gan_core.diagnostics import Thresholds
 from gan_core.ema import Average
-from gan_core.fitting import judges_together, require_fitting
+from gan_core.fitting import judges_together, repeats_itself, require_fitting
 from gan_core.game import Game, Penalty, Player
 from gan_core.losses import LOSSES
 from gan_core.optimizers import Adam
@@ -171,6 +171,8 @@ def _game(config: GanConfig, penalties: tuple[Penalty, ...], discriminator: nn.M
     assert generator_loss is not None, "the config refuses an alternative that does not exist"
     each = judging.EACH_IN_ONE_PASS if judges_together(discriminator) else judging.EACH
     judge = judging.WITNESS if loss.on_witness else judging.ACROSS_RANKS if loss.across_batch else each
+    shared = any(penalty.regularizer.of_the_batch and penalty.interval == 1 for penalty in penalties)
+    full_precision = resolved_precision(config, place) != "bfloat16" and not config.speed.compile
     anchors = torch.zeros(2, device=place, dtype=dtype) if any(penalty.name == "lecam" for penalty in penalties) else None
     return Game(
         loss,
@@ -183,6 +185,7 @@ def _game(config: GanConfig, penalties: tuple[Penalty, ...], discriminator: nn.M
         config.accumulation_steps,
         _augmenter(config, place, dtype),
         _path(config, place, dtype),
+        one_graph=shared and full_precision and judge is each and repeats_itself(discriminator),
     )
 
 

@@ -54,12 +54,17 @@ def has_batch_norm(network: nn.Module) -> bool:
 
 
 def judges_together(discriminator: nn.Module) -> bool:
-    """Whether reals and fakes may be one batch, with the same logits as apart, and its network says that this is faster.
+    """Whether reals and fakes may be one batch, with the same logits as apart, and its network says that this is faster."""
+    return getattr(discriminator, "faster_together", False) and repeats_itself(discriminator)
 
-    Batch norm would mix them, dropout would draw other numbers, and spectral norm would take one power iteration and not two.
+
+def repeats_itself(discriminator: nn.Module) -> bool:
+    """Whether an image's logit is the same in any batch and at any call.
+
+    Batch norm looks at the others, dropout draws anew, and spectral norm takes a power iteration at each call.
     """
     kinds = (nn.Dropout, nn.modules.batchnorm._BatchNorm, parametrize.ParametrizationList)
-    return getattr(discriminator, "faster_together", False) and not any(isinstance(module, kinds) for module in discriminator.modules())
+    return not any(isinstance(module, kinds) for module in discriminator.modules())
 
 
 def _require_augmentable(config: GanConfig, dataset: ImageDataset) -> None:

@@ -73,7 +73,8 @@ class Game(NamedTuple):
     `judge` makes the logits that `loss` reads, and `generator_loss` is the generator's side of it. `packing` samples make one
     decision. `anchors` are the running mean logits of real and fake, None where nothing reads them. `autocast` gives the
     precision of forward passes; a rank's batch is divided into `accumulation_steps` parts to save memory. With `augmenter` the
-    discriminator sees augmented images only; real ones are augmented before they come here. `path` is the generator's own penalty.
+    discriminator sees augmented images only; real ones are augmented before they come here. `path` is the generator's own penalty. With
+    `one_graph` the penalties of every step take the logits that the loss has read, and do not judge the same images again.
     """
 
     loss: AdversarialLoss
@@ -86,6 +87,7 @@ class Game(NamedTuple):
     accumulation_steps: int
     augmenter: Augmenter | None = None
     path: PathLength | None = None
+    one_graph: bool = False
 
     @property
     def running(self) -> list[Tensor]:

@@ -53,6 +53,20 @@ def logits_of_all_ranks(discriminator: nn.Module, real: Batch | None, fake: Batc
     return Logits(*(gather_with_gradient(logits) for logits in own_logits(discriminator, real, fake)))
 
 
+class KnownLogits:
+    """A critic that has judged some images already, and gives those logits again, in the graph that they have."""
+
+    def __init__(self, critic: Critic, known: list[tuple[Tensor, Tensor]]) -> None:
+        self._critic, self._known = critic, known
+
+    def __call__(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """The logits of `images`; the known ones were asked for with the same labels."""
+        for judged, logits in self._known:
+            if judged is images:
+                return logits
+        return self._critic(images, labels)
+
+
 def witness_logits(discriminator: nn.Module, real: Batch | None, fake: Batch) -> Logits:
     """The kernel witness of the discriminator's features, over the whole batch from all ranks."""
     assert real is not None, "the loss says generator_reads_real"

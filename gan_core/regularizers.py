@@ -30,12 +30,14 @@ class Given(NamedTuple):
 
     `fake_labels` are those the fakes were made with, None where they are `labels`. `uniforms` are numbers from [0, 1), as many
     for each sample as the penalty's `draws` says; None draws them from PyTorch's default generator. `anchors` are the
-    running means of the real and of the fake logits; None takes the means of this batch.
+    running means of the real and of the fake logits; None takes the means of this batch. `judged` says that the images are leaves whose
+    logits the discriminator knows, in a graph that begins at them.
     """
 
     fake_labels: Labels = None
     uniforms: Float[Tensor, "batch draws"] | None = None
     anchors: Float[Tensor, "2"] | None = None
+    judged: bool = False
 
 
 Value = Callable[[Judge, Images, Images, Labels, Given], PerSample]
@@ -45,7 +47,8 @@ class Regularizer(NamedTuple):
     """A penalty. The config's weight is `regularizers.<weight_key>`, and `factor` times it multiplies the penalty's value.
 
     `draws` says how many uniform numbers a sample needs, given the shape [C, H, W] of an image. `of_one_image` says that it is about the
-    gradient at one image, which a discriminator with batch norm does not have.
+    gradient at one image, which a discriminator with batch norm does not have; `of_the_batch` that it judges the batch's own images, as the
+    loss does.
     """
 
     value: Value
@@ -53,12 +56,15 @@ class Regularizer(NamedTuple):
     factor: float = 1.0
     draws: Callable[[torch.Size], int] = lambda _: 0
     of_one_image: bool = True
+    of_the_batch: bool = False
 
     def __call__(
         self, discriminator: Judge, real_images: Images, fake_images: Images, labels: Labels = None, given: Given | None = None
     ) -> PerSample:
         """One value per sample, with gradients for the discriminator alone: none for whatever made the images."""
-        real_images, fake_images, given = real_images.detach(), fake_images.detach(), given or Given()
+        given = given or Given()
+        if not given.judged:
+            real_images, fake_images = real_images.detach(), fake_images.detach()
         if given.uniforms is None and (count := self.draws(real_images.shape[1:])):
             given = given._replace(uniforms=torch.rand(len(real_images), count, dtype=real_images.dtype, device=real_images.device))
         if given.fake_labels is None:
@@ -67,8 +73,8 @@ class Regularizer(NamedTuple):
 
 
 def gradient(discriminator: Judge, images: Images, labels: Labels) -> Float[Tensor, "batch pixels"]:
-    """The gradient of each image's logit with respect to that image, in a graph of its own so that it can be trained on."""
-    images = images.detach().requires_grad_()
+    """The gradient of each image's logit with respect to that image, in a graph so that it can be trained on."""
+    images = images if images.requires_grad and images.is_leaf else images.detach().requires_grad_()
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(discriminator(images, labels).sum(), images, create_graph=True)
     flat: Tensor = slope.flatten(1)
@@ -159,12 +165,12 @@ def _shifted(images: Images, given: Given) -> Images:
 
 
 REGULARIZERS: dict[str, Regularizer] = {
-    "r1": Regularizer(r1, "r1_gamma", factor=0.5),
-    "r2": Regularizer(r2, "r2_gamma", factor=0.5),
+    "r1": Regularizer(r1, "r1_gamma", factor=0.5, of_the_batch=True),
+    "r2": Regularizer(r2, "r2_gamma", factor=0.5, of_the_batch=True),
     "gp": Regularizer(gp, "gp_lambda", draws=lambda _: 1),
     "gp_one_sided": Regularizer(gp_one_sided, "gp_one_sided_lambda", draws=lambda _: 1),
     "gp_zero_centred": Regularizer(gp_zero_centred, "gp_zero_centred_lambda", draws=lambda _: 1),
     "dragan": Regularizer(dragan, "dragan_lambda", draws=lambda shape: shape.numel()),
-    "bcr": Regularizer(bcr, "bcr_lambda", draws=lambda _: 2, of_one_image=False),
-    "lecam": Regularizer(lecam, "lecam_lambda", of_one_image=False),
+    "bcr": Regularizer(bcr, "bcr_lambda", draws=lambda _: 2, of_one_image=False, of_the_batch=True),
+    "lecam": Regularizer(lecam, "lecam_lambda", of_one_image=False, of_the_batch=True),
 }

@@ -11,7 +11,7 @@ from gan_core import path_length
 from gan_core.datatypes import Batch
 from gan_core.distributed import average_over_ranks
 from gan_core.game import Game, Part, Penalty, Player, Stats
-from gan_core.judging import Logits
+from gan_core.judging import Critic, KnownLogits, Logits, own_logits
 from gan_core.losses import AdversarialLoss
 from gan_core.path_length import PathLength
 from gan_core.regularizers import ANCHOR_DECAY, Given
@@ -48,12 +48,10 @@ def discriminator_step(
             for reals, uniforms, z in _divided(real, latents, draws, game)
         ]
     for part in parts:
-        assert part.real is not None, "the discriminator's step has real images"
-        with game.autocast():
-            logits = game.judge.taught(d.call, part.real, part.fake)
+        leaves, logits, critic = _judged(d, part, game)
         loss = game.loss.discriminator(*logits).mean()
-        penalty, values = _penalty(d, every_step, part, game)
-        _backward(loss if penalty is None else loss + penalty, game)
+        penalty, values = _penalty(d, every_step, leaves, game, critic)
+        _backward(loss if penalty is None else loss + penalty, game, d.parameters if game.one_graph else None)
         shares.append({**_judgement(loss.detach(), logits, game), **values})
     stats = _mean(shares)
     if game.anchors is not None:
@@ -156,25 +154,37 @@ def pack(images: Batch, packing: int) -> Batch:
     return Batch(images.inputs.reshape(batch // packing, packing * channels, height, width), None)
 
 
-def _backward(objective: Tensor, game: Game) -> None:
-    """Add the gradients of a part of the batch."""
-    (objective if game.accumulation_steps == 1 else objective / game.accumulation_steps).backward()
+def _backward(objective: Tensor, game: Game, parameters: list[nn.Parameter] | None = None) -> None:
+    """Add the gradients of a part of the batch: for all leaves of the graph, or for `parameters` alone."""
+    (objective if game.accumulation_steps == 1 else objective / game.accumulation_steps).backward(inputs=parameters)
 
 
-def _penalty(d: Player, penalties: list[Penalty], part: Part, game: Game) -> tuple[Tensor | None, Stats]:
-    """The weighted sum, None of none, and each penalty's own mean for the report. Outside autocast."""
+def _judged(d: Player, part: Part, game: Game) -> tuple[Part, Logits, Critic | None]:
+    """The part's logits for the loss; in one graph with the penalties, the part as leaves of it and who knows their logits."""
+    assert part.real is not None, "the discriminator's step has real images"
+    if not game.one_graph:
+        with game.autocast():
+            return part, game.judge.taught(d.call, part.real, part.fake), None
+    real, fake = (side._replace(inputs=side.inputs.detach().requires_grad_()) for side in (part.real, part.fake))
+    logits = own_logits(d.network, real, fake)
+    critic = KnownLogits(d.network, [(real.inputs, logits.real), (fake.inputs, logits.fake)])
+    return part._replace(real=real, fake=fake), logits, critic
+
+
+def _penalty(d: Player, penalties: list[Penalty], part: Part, game: Game, critic: Critic | None = None) -> tuple[Tensor | None, Stats]:
+    """The weighted sum, None of none, and each penalty's own mean for the report. Outside autocast. `critic` knows the part's logits."""
     if not penalties:
         return None, {}
     real, fake = part.real, part.fake
     assert real is not None, "the discriminator's step has real images"
     values: Stats = {}
     total: Tensor | None = None
-    critic = game.judge.critic(d.network, real, fake)
+    judge = critic or game.judge.critic(d.network, real, fake)
     for penalty in penalties:
         count = penalty.regularizer.draws(real.inputs.shape[1:])
         uniforms = None if part.draws is None or count == 0 else part.draws[:, penalty.first_draw : penalty.first_draw + count]
-        given = Given(fake.labels, uniforms, game.anchors)
-        value = penalty.regularizer(critic, real.inputs, fake.inputs.to(real.inputs.dtype), real.labels, given).mean()
+        given = Given(fake.labels, uniforms, game.anchors, judged=critic is not None)
+        value = penalty.regularizer(judge, real.inputs, fake.inputs.to(real.inputs.dtype), real.labels, given).mean()
         total = penalty.weight * value if total is None else total + penalty.weight * value
         values[f"d/penalty/{penalty.name}"] = value.detach()
     return total, values

@@ -37,3 +37,46 @@ def test_batch_norm_keeps_the_sides_apart():
     shape = {"resolution": 16, "channels": 1, "num_classes": 0}
     assert not judges_together(dcgan.discriminator(**shape))
     assert judges_together(dcgan.discriminator(**shape, norm="instance"))
+
+
+PENALISED = {
+    "r1 and r2": {"regularizers__r1_gamma": 2.0, "regularizers__r2_gamma": 1.0},
+    "lecam": {"regularizers__lecam_lambda": 0.3},
+    "bcr beside gp and a lazy r1": {
+        "regularizers__bcr_lambda": 1.0,
+        "regularizers__gp_lambda": 1.0,
+        "regularizers__r1_gamma": 1.0,
+        "regularizers__r1_interval": 2,
+    },
+    "packed": {"regularizers__r1_gamma": 2.0, "network__packing": 2},
+    "conditional, accumulated": {"regularizers__r2_gamma": 2.0, "network__conditional": True, "accumulation_steps": 2},
+}
+
+
+@pytest.mark.parametrize("case", PENALISED)
+def test_penalties_in_one_graph_with_the_loss_are_those_of_graphs_of_their_own(case):
+    one, apart = (tiny_trainer(precision="float64", **PENALISED[case]) for _ in range(2))
+    assert one.parts.game.one_graph
+    apart.parts = apart.parts._replace(game=apart.parts.game._replace(one_graph=False))
+    for trainer in (one, apart):
+        for _ in range(4):
+            trainer._round()
+    for mine, theirs in zip(one.parts.d.parameters, apart.parts.d.parameters, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+    assert one.state.history.read(None) == pytest.approx(apart.state.history.read(None), rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"network__discriminator__dropout": 0.5},
+        {"regularizers__spectral_norm": True},
+        {"precision": "bfloat16"},
+        {"loss__name": "relativistic_average"},
+        {"regularizers__r1_interval": 2},
+    ],
+    ids=["dropout", "spectral norm", "autocast", "a loss across ranks", "lazy"],
+)
+def test_penalties_keep_a_graph_of_their_own_where_another_pass_has_other_logits(options):
+    assert not tiny_trainer(**{"regularizers__r1_gamma": 2.0, **options}).parts.game.one_graph
+    assert tiny_trainer(regularizers__r1_gamma=2.0).parts.game.one_graph
