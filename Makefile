@@ -2,12 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+PEERS := tests/benchmarks/peers/requirements.txt
+PEERS_READY := .venv-peers/.ready
 PYTEST := $(VENV)/bin/python -m pytest --durations=10
 # What starts clusters, servers and processes of its own runs alone; the rest of the tests two at a time.
 ALONE := tests/pipelines tests/security tests/chaos
 SIDE_BY_SIDE := -n 2 --dist worksteal $(ALONE:%=--ignore=%)
 
-.PHONY: demo test test-all style audit lint ui bench soak chaos clean
+.PHONY: demo test test-all style audit lint ui bench bench-peers soak chaos clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -45,11 +47,19 @@ ui: $(READY)  ## MLflow's pages on http://127.0.0.1:5000
 bench: $(READY)  ## overhead of a run over a bare PyTorch loop
 	$(VENV)/bin/python -m tests.benchmarks.overhead
 
+$(PEERS_READY): $(PEERS)
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(PEERS)
+	@touch $@
+
+bench-peers: $(READY) $(PEERS_READY)  ## raygan's steps beside those of other trainers, a quarter of an hour; ARGS="dcgan-32 --against torchgan"
+	$(VENV)/bin/python -m tests.benchmarks.peers $(ARGS)
+
 soak: $(READY)  ## memory and open files of a training of half an hour
 	$(VENV)/bin/python -m tests.benchmarks.soak
 
 chaos: $(READY)  ## faults of every kind over trainings and sweeps, half an hour to an hour; as root
 	$(VENV)/bin/python -m tests.chaos
 
-clean:  ## remove the environment; runs and mlflow.db stay
-	rm -rf $(VENV) *.egg-info
+clean:  ## remove the environments; runs and mlflow.db stay
+	rm -rf $(VENV) .venv-peers *.egg-info

@@ -1,0 +1,220 @@
+"""raygan beside other trainers: images/s on the same networks, batch, loss, step ratio and threads, in turns.
+
+    make bench-peers
+    python -m tests.benchmarks.peers [WORKLOAD ...] [--against SIDE ...] [--threads 1] [--device cuda] [--data mnist/train.parquet]
+
+prints two tables in Markdown: rates and ratios, and what a round of each side does. README.md says what each of them is, and how to read it.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from gan_core.building import load_dataset
+from pipelines import environment
+from tests.benchmarks.peers import workloads
+from tests.benchmarks.peers.workloads import WORKLOADS
+
+ROOT = Path(__file__).parents[3]
+PEERS = ROOT / ".venv-peers/bin/python"
+IN_THEIR_OWN = ("mimicry", "torchgan", "lightning", "lucidrains")
+ASKED = {"floor": 0.95, "handwritten": 1.0} | dict.fromkeys(IN_THEIR_OWN, 1.3)
+MADE_IMAGES, MOST_IMAGES = 4096, 16384
+COUNTED_ROUNDS = 4  # a whole period of the lazy penalties
+
+
+class Side:
+    """A process of tests.benchmarks.peers.side; the libraries' live in the environment of the peers."""
+
+    def __init__(self, name, given, threads):
+        self.name, self.log = name, Path(given["cache"], f"{name}.txt")
+        python = PEERS if name.partition("_")[0] in IN_THEIR_OWN else sys.executable
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [str(python), "-m", "tests.benchmarks.peers.side", name, json.dumps(given)],
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def order(self, **order):
+        print(json.dumps(order), file=self.process.stdin, flush=True)
+        return self.answer()
+
+    def answer(self):
+        """The next line that the process writes.
+
+        Raises:
+            RuntimeError: it ended, with its last words.
+        """
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with {self.process.wait()}: ...{self.log.read_text()[-1500:]}")
+        return json.loads(line)
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+def run(names, given, asked):
+    """One start of all sides: for each its images/s in each turn, and what a round of it does. A side that fails is left out, and told."""
+    with contextlib.ExitStack() as stack:
+        sides = []
+        for name in names:
+            sides.append(Side(name, given, asked.threads))
+            stack.callback(sides[-1].end)
+        ready = []
+        for side in sides:  # they start beside each other, which takes a third of the time
+            try:
+                side.answer()
+                ready.append(side)
+            except RuntimeError as error:
+                if side.name == "raygan":
+                    raise
+                print(f"\n{error}\n", file=sys.stderr)
+        rates = {side.name: [] for side in ready}
+        for side in ready:
+            side.order(seconds=asked.seconds / 3)  # to warm up, alone
+        for number in range(asked.turns):
+            for side in ready[:: 1 if number % 2 == 0 else -1]:
+                told = side.order(seconds=asked.seconds)
+                rates[side.name].append(told["rounds"] * WORKLOADS[asked.current].images / told[asked.clock])
+        counts = {side.name: side.order(count=COUNTED_ROUNDS) for side in ready} if asked.counts else {}
+    return rates, counts
+
+
+def measure(workload, asked, folder):
+    """Runs of a workload: rates[side][run][turn] and what a round does, of those sides that started."""
+    work = WORKLOADS[workload]
+    asked.current = workload
+    names = ["raygan", *(name for name in work.against if not asked.against or name in asked.against)]
+    path = asked.data or made_images(folder, work.channels, work.resolution)
+    dataset = load_dataset(workloads.config(work, path, folder))
+    images = folder / "images.pt"
+    torch.save(dataset.images[:MOST_IMAGES].clone(), images)
+    given = {"workload": workload, "device": asked.device, "threads": asked.threads, "words": asked.word}
+    given |= {"path": str(path), "cache": str(folder), "images": str(images)}
+    found, counts = [], {}
+    for number in range(asked.runs):
+        asked.counts = number == 0
+        rates, counted = run(names, given, asked)
+        counts |= counted
+        found.append(rates)
+    return {name: [rates[name] for rates in found if name in rates] for name in names if name in counts}, counts
+
+
+def made_images(folder, channels, resolution):
+    """A Parquet file of images of noise: what they show has no bearing on speed."""
+    path = folder / f"{channels}x{resolution}.parquet"
+    noise = np.random.default_rng(0).integers(0, 256, (64, resolution, resolution, channels), dtype=np.uint8)
+    encoded = []
+    for number in range(MADE_IMAGES):
+        buffer = io.BytesIO()
+        Image.fromarray(np.roll(noise[number % 64], number // 64, 1).squeeze()).save(buffer, "BMP")
+        encoded.append(buffer.getvalue())
+    pq.write_table(pa.table({"image": pa.array(encoded, pa.binary())}), path)
+    return path
+
+
+def rows(workload, rates, counts):
+    """A line of the first table for each side: images/s, and raygan's over them, by FLOPs where networks differ."""
+    for name in rates:
+        if name == "raygan":
+            continue
+        different = name.endswith("_own") or name == "lucidrains"
+        scale = counts["raygan"]["flops"] / counts[name]["flops"] if different else 1.0
+        ratios = []
+        for ours, theirs in zip(rates["raygan"], rates[name], strict=True):
+            ratios.append(scale * statistics.median(our / their for our, their in zip(ours, theirs, strict=True)))
+        asked = ASKED.get(name.partition("_")[0])
+        ratio = statistics.median(ratios)
+        yield [
+            workload,
+            name,
+            "own, by FLOPs" if different else "raygan's",
+            f"{statistics.median(map(statistics.median, rates[name])):,.0f}",
+            f"{statistics.median(map(statistics.median, rates['raygan'])):,.0f}",
+            f"**{ratio:.2f}** ({min(ratios):.2f}..{max(ratios):.2f})",
+            f"{asked}: {'met' if ratio >= asked else 'not met'}" if asked else "",
+        ]
+
+
+def work_rows(workload, counts):
+    """A line of the second table for each side."""
+    for name, counted in counts.items():
+        rounds = counted["rounds"]
+        yield [
+            workload,
+            name,
+            f"{counted['flops'] / rounds / 1e9:.2f}",
+            f"{counted['flops'] / counts['raygan']['flops']:.3f}",
+            f"{counted['operations'] / rounds:,.0f}",
+            f"{counted['reads'] / rounds:g}",
+        ]
+
+
+def table(header, lines):
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *lines])
+
+
+def versions():
+    """Of what lives in the environment of the peers."""
+    names = ("torch", "torch-mimicry", "torchgan", "lightning", "stylegan2-pytorch")
+    program = f"from importlib.metadata import version as v; print(', '.join(f'{{n}} {{v(n)}}' for n in {names}))"
+    return subprocess.run([str(PEERS), "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workload", nargs="*", help=f"of {', '.join(WORKLOADS)}")
+    parser.add_argument("--against", nargs="+", help="these sides only")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--data", help="a Parquet file of images; otherwise they are made")
+    parser.add_argument("--runs", type=int, default=5, help="starts of all sides")
+    parser.add_argument("--turns", type=int, default=3, help="of each side in a run")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu, with --threads 1, where others use the machine")
+    parser.add_argument("--word", action="append", default=[], help="key=value for raygan's config")
+    asked = parser.parse_args()
+    chosen = asked.workload or workloads.DEFAULT[asked.device.partition(":")[0]]
+    if unknown := set(chosen) - set(WORKLOADS):
+        parser.error(f"no such workload: {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
+    print(f"{environment.describe()['hardware']['summary']}; {asked.threads} threads, {asked.device}; raygan in torch {torch.__version__}")
+    print(f"peers: {versions()}; {asked.runs} runs of {asked.turns} turns of {asked.seconds:g} s\n", flush=True)
+    rates, counts, started = [], [], time.time()
+    with tempfile.TemporaryDirectory(prefix="raygan-peers-") as folder:
+        for workload in chosen:
+            place = Path(folder, workload)
+            place.mkdir()
+            found = measure(workload, asked, place)
+            rates += rows(workload, *found)
+            counts += work_rows(workload, found[1])
+            print(f"{workload}: {time.time() - started:.0f} s", file=sys.stderr)
+    print(table(["workload", "against", "networks", "its images/s", "raygan's", "raygan / it", "asked"], rates))
+    print("\nA round:\n")
+    print(table(["workload", "side", "GFLOP", "over raygan's", "operations", "reads by the host"], counts))
+
+
+if __name__ == "__main__":
+    main()

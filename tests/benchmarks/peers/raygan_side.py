@@ -1,0 +1,21 @@
+"""raygan: gan_core's Trainer, the loop that `raygan train` runs, with statistics and a report of their means each 5,000 images."""
+
+from gan_core import Trainer
+from tests.benchmarks.peers import workloads
+
+
+class Ticking(Trainer):
+    """Tells of each round."""
+
+    tick = None
+
+    def _round(self):
+        super()._round()
+        self.tick()
+
+
+def train(given, _):
+    config = workloads.config(given.work, given.path, given.cache, given.words)
+    trainer = Ticking(config, device=given.device, evaluates=False)
+    trainer.tick = given.tick
+    trainer.run(lambda report: None)
