@@ -1,29 +1,31 @@
 """A loop as people write it by hand, in the pattern of PyTorch's DCGAN example.
 
-Reals and fakes each go forward and backward through D on their own; the last fakes of D's steps are used again for G's, through D as it is by
-then; G's backward pass also makes gradients of D's weights, which nobody uses; the losses and three means of D's outputs are read from the
-device in each round, and printed in each fiftieth. `fresh` draws new latents for G's step, as 1406.2661 (algorithm 1) and raygan do: one forward
-pass of G more.
+Reals and fakes each go forward and backward through D on their own. G's step uses the last fakes of D's steps again, through D as it is by
+then, and its backward pass also makes gradients of D's weights, which nobody uses. Three means of D's outputs are read from the device in
+each round; losses are printed in each fiftieth. `fresh` draws new latents for G's step, as 1406.2661 (algorithm 1) and raygan do, which is
+one forward pass of G more; `plain` trains networks of PyTorch's own layers.
 """
 
 import torch
 from torch import nn
 
+from tests.benchmarks.peers import plain
 from tests.benchmarks.peers.side import loader, own_networks
 
 
 def train(given, variant):
     work, device = given.work, given.device
-    generator, discriminator = own_networks(given)
+    generator, discriminator = plain.networks(work, device) if variant == "plain" else own_networks(given)
     d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=work.betas)
     g_optimizer = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=work.betas)
     cross_entropy = nn.BCEWithLogitsLoss()
     hinge = work.loss == "hinge"
+    torch.backends.cudnn.benchmark = True
     batches = loader(given)
     d_steps = rounds = 0
     while True:
-        for real, _ in batches:
-            real = real.to(device)
+        for batch in batches:
+            real = batch[0].to(device)
             label = torch.full((len(real),), 1.0, device=device)
             discriminator.zero_grad()
             output = discriminator(real)

@@ -1,8 +1,8 @@
-"""Lightning: its Trainer on a module in the pattern of its GAN example, manual optimization, on gan_core's networks.
+"""Lightning: its Trainer on a module in the pattern of its GAN example, with manual optimization, on gan_core's networks.
 
-G's step comes first; both steps of a round use one z; `toggle_optimizer` takes D's parameters out of the graph in G's step and G's in D's. Its
-progress bar and its logger (TensorBoard, each 50 steps) are on, as by default; checkpoints are off. With several D steps, G's is taken with the
-first of them.
+G's step comes first, and with several D steps goes with the first of them; both use one z, and G runs for each. `toggle_optimizer` takes
+D's parameters out of the graph in G's step, and G's in D's. The progress bar and the logger (TensorBoard, each 50 steps) are on, as by
+default; checkpoints are off.
 """
 
 import lightning

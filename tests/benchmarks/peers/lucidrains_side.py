@@ -1,8 +1,8 @@
 """lucidrains' stylegan2_pytorch: its Trainer's step on its own networks, with its defaults.
 
-It imports `aim`, a tracker that it uses only when asked to log: an empty module stands in for it. It asserts that there is a CUDA device and
-calls `.cuda(0)` on everything; without one, the question is answered with yes and `.cuda` leaves tensors and modules where they are. Pictures and
-checkpoints, at each 100th step and more, are not made. Its loader of image files gives way to images in memory.
+It imports `aim`, a tracker that it uses only when asked to log: an empty module stands in for it. It asserts that there is a CUDA device
+and calls `.cuda(0)` on everything: where there is none, the question is answered with yes, and `.cuda` leaves things where they are.
+Pictures and checkpoints, at each 100th step and more, are not made. Its loader of image files gives way to images in memory.
 """
 
 import sys
@@ -10,7 +10,7 @@ from types import ModuleType
 
 import torch
 
-from tests.benchmarks.peers.side import pixels
+from tests.benchmarks.peers.side import batches, pixels
 
 
 def train(given, _):
@@ -25,15 +25,12 @@ def train(given, _):
     trainer = Trainer(base_dir=".", image_size=given.work.resolution, batch_size=given.work.batch)
     trainer.evaluate = trainer.save = lambda *_: None
     images = pixels(given).float().div_(255.0)
-    batches = torch.utils.data.DataLoader(
-        images, batch_size=given.work.batch, shuffle=True, drop_last=True, pin_memory=given.device.type == "cuda"
-    )
-    trainer.loader = endless(batches)
+    trainer.loader = endless(batches(images, given))
     while True:
         trainer.train()
         given.tick()
 
 
-def endless(batches):
+def endless(loader):
     while True:
-        yield from batches
+        yield from loader

@@ -1,7 +1,8 @@
 """torch-mimicry: its Trainer and its steps, on gan_core's networks in its base classes, or on its `own` SNGAN-32.
 
-While the package is imported, its metrics import TensorFlow and its ImageNet asks torch._six for PY3, which PyTorch no longer has; training uses
-neither: empty modules stand in for them. Printing and summaries each 10 rounds as in its README; pictures and checkpoints never.
+While the package is imported, its metrics import TensorFlow, and its ImageNet asks torch._six for PY3, which PyTorch no longer has;
+training uses neither, and empty modules stand in for them. Prints and summaries are made each 10 rounds as in its README; pictures and
+checkpoints never.
 """
 
 import sys
@@ -9,7 +10,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import torch
-import torch.utils.tensorboard  # noqa: F401 - before the module that stands in for TensorFlow, because it asks whether there is one
+import torch.utils.tensorboard  # before the module that stands in for TensorFlow, because it asks whether there is one
 
 from tests.benchmarks.peers.side import loader, own_networks
 
@@ -17,8 +18,8 @@ STAND_INS = {name: ModuleType(name) for name in ("tensorflow", "torch._six")}
 STAND_INS["tensorflow"].__spec__ = ModuleSpec("tensorflow", None)  # PyTorch asks for it
 STAND_INS["torch._six"].PY3 = True
 sys.modules |= STAND_INS
-from torch_mimicry.nets.sngan.sngan_32 import SNGANDiscriminator32, SNGANGenerator32  # noqa: E402
 from torch_mimicry.nets.gan.gan import BaseDiscriminator, BaseGenerator  # noqa: E402
+from torch_mimicry.nets.sngan.sngan_32 import SNGANDiscriminator32, SNGANGenerator32  # noqa: E402
 from torch_mimicry.training import Trainer  # noqa: E402
 
 for name in STAND_INS:

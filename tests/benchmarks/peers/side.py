@@ -1,7 +1,7 @@
 """One side: a process that trains by some library's own loop, in turns.
 
-`python -m tests.benchmarks.peers.side NAME JSON` builds the side, trains a round, and answers with a line of JSON; then it reads one order a line.
-{"seconds": s} has it train whole rounds for about that long, and {"count": n} has it count what n rounds do. Between orders the loop waits
+`python -m tests.benchmarks.peers.side NAME JSON` builds the side, trains a round and answers with a line of JSON; then it reads an order a
+line. {"seconds": s} has it train whole rounds for about that long, and {"count": n} count what n rounds do. Between orders the loop waits
 inside the hook that the side calls after each round, wherever in a library that is.
 """
 
@@ -42,10 +42,14 @@ class Operations(TorchDispatchMode):
 
 
 class Turns:
-    """`tick` is to be called after each round; it answers and takes orders. Turns are of whole multiples of `period` rounds."""
+    """`tick` is to be called after each round; it answers and takes orders. Turns are of whole multiples of `period` rounds.
 
-    def __init__(self, answers, device, period):
-        self.answers, self.device, self.period = answers, device, period
+    The first round is run on one thread, because all sides start at once.
+    """
+
+    def __init__(self, answers, device, period, threads):
+        self.answers, self.device, self.period, self.threads = answers, device, period, threads
+        torch.set_num_threads(1)
         self.done, self.rounds, self.until, self.counted = 0, 1, None, None  # the first round is an order of its own
         self.started = time.perf_counter(), time.process_time()
 
@@ -68,6 +72,7 @@ class Turns:
         line = sys.stdin.readline()
         if not line:
             os._exit(0)
+        torch.set_num_threads(self.threads)
         order = json.loads(line)
         self.done, self.rounds, self.until = 0, order.get("count"), None
         if self.rounds is not None:
@@ -81,11 +86,10 @@ class Turns:
 def setting(given):
     """What a side is built from: the workload, device, images [count, C, H, W] in [-1, 1], a folder, and `tick`."""
     work, device = WORKLOADS[given["workload"]], torch.device(given["device"])
-    torch.set_num_threads(given["threads"])
     torch.manual_seed(0)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
-    turns = Turns(answers, device, work.period)
+    turns = Turns(answers, device, work.period, given["threads"])
     places = {key: given[key] for key in ("images", "path", "cache", "words")}
     return SimpleNamespace(work=work, device=device, tick=turns.tick, **places)
 
@@ -96,9 +100,13 @@ def pixels(given):
 
 
 def loader(given):
-    """A DataLoader as users of the libraries write it, over float images in [-1, 1] and labels in memory: the quickest data that it can have."""
+    """Float images in [-1, 1] and labels, from memory: what a user of the libraries writes, without the cost of files and decoding."""
     images = pixels(given).float().div_(127.5).sub_(1.0)
-    dataset = TensorDataset(images, torch.zeros(len(images), dtype=torch.int64))
+    return batches(TensorDataset(images, torch.zeros(len(images), dtype=torch.int64)), given)
+
+
+def batches(dataset, given):
+    """Whole batches in a new random order in each epoch."""
     return DataLoader(dataset, batch_size=given.work.batch, shuffle=True, drop_last=True, pin_memory=given.device.type == "cuda")
 
 

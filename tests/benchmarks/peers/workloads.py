@@ -1,7 +1,7 @@
-"""What is trained: for each workload the networks, the game and the config with which raygan plays it, as plain values that both environments read.
+"""What is trained: for each workload the networks, the game and raygan's config of it, as plain values that both environments read.
 
-On two cores a round takes 2 ms (mlp) to about a second (sngan-32). `sngan-32` has a quarter of its paper's widths there; those marked for a GPU
-have the paper's.
+On two cores a round takes from milliseconds (mlp) to a second (sngan-32, with a quarter of its paper's widths). Those marked for a GPU
+have the papers' sizes.
 """
 
 from typing import NamedTuple
@@ -40,7 +40,7 @@ STYLEGAN2 = {"loss": "hinge", "period": 4, "regularizers": {"r1_gamma": 20.0, "r
 
 WORKLOADS = {
     "mlp": Workload("mlp", 28, 1, 64, (*LOOPS, *LIBRARIES)),
-    "dcgan-32": Workload("dcgan", 32, 3, 128, (*LOOPS, *LIBRARIES, "torchgan_own")),
+    "dcgan-32": Workload("dcgan", 32, 3, 128, (*LOOPS, "handwritten_plain", *LIBRARIES, "torchgan_own")),
     "sngan-32": Workload("sngan", 32, 3, 128, (*LOOPS, *LIBRARIES, "mimicry_own"), {"width": 16}, {"width": 16}, **SNGAN),
     "stylegan2-32": Workload(
         "stylegan2",
@@ -54,7 +54,7 @@ WORKLOADS = {
         **STYLEGAN2,
     ),
     # for a GPU
-    "dcgan-64": Workload("dcgan", 64, 3, 128, (*LOOPS, *LIBRARIES, "torchgan_own")),
+    "dcgan-64": Workload("dcgan", 64, 3, 128, (*LOOPS, "handwritten_plain", *LIBRARIES, "torchgan_own")),
     "sngan-32-paper": Workload("sngan", 32, 3, 128, (*LOOPS, *LIBRARIES, "mimicry_own"), **SNGAN),
     "stylegan2-256": Workload("stylegan2", 256, 3, 512, ("lucidrains",), {"style_mixing": 0.9}, batch=16, **STYLEGAN2),
 }
