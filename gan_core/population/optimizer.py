@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gan_core.datatypes import to_device
 from gan_core.ema import Average
 from gan_core.game import Player
 from gan_core.population.players import Rows, StackedPlayer, Vectors, disconnect, point, stacked_buffers
@@ -105,7 +106,7 @@ class StackedAverage:
     def update(self, shares: Sequence[float]) -> None:
         """Move each average by its share of the way to its source; 0 leaves it where it is."""
         table = self._weights.table
-        share = table.new_tensor(shares)
+        share = to_device(torch.tensor(shares, dtype=table.dtype), table.device)
         table.lerp_(self._source.weights.table, share.unsqueeze(1))
         for ours, theirs in zip(self._buffers, self._source.buffers, strict=True):
             per_member = share.view(-1, *[1] * (ours.dim() - 1))

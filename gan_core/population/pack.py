@@ -1,7 +1,7 @@
 """Members of one architecture, data set, batch size and precision as one program: who takes which step when."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,17 +12,16 @@ from gan_core.history import Keys
 from gan_core.losses import LossFunction
 from gan_core.overrides import flatten
 from gan_core.population.feed import Feed
+from gan_core.population.fines import Fines, forget_if_many
 from gan_core.population.modules import why_not_stacked
 from gan_core.population.optimizer import StackedAdam, StackedAverage
 from gan_core.population.players import Rows, StackedPlayer
-from gan_core.population.steps import Columns, Fine, Losses, Rules, Side, Thresholds, discriminator_step, generator_step
-from gan_core.regularizers import REGULARIZERS
+from gan_core.population.steps import Columns, Fine, Late, Losses, Rules, Side, Thresholds, discriminator_step, generator_step
 from gan_core.taking import taking
 from gan_core.trainer import Trainer
 
 SHARED = ("data.", "network.", "augment.", "batch_size", "precision", "diagnostics.held_out")  # what a pack's members have in common
 JUDGED = ("d/loss", "d/real_logits", "d/fake_logits", "d/accuracy_real", "d/accuracy_fake")
-MOST_KNOWN = 1024  # choices of members to remember
 
 
 def why_not_batched(trainer: Trainer) -> str | None:
@@ -49,16 +48,6 @@ def architecture(trainer: Trainer) -> tuple[object, ...]:
     keys = flatten(trainer.config)
     shared = tuple((key, value) for key, value in keys.items() if key.startswith(SHARED))
     return (*shared, trainer.parts.dataset.content_hash, str(trainer.parts.device))
-
-
-class Kind(NamedTuple):
-    """A penalty as members share it: its numbers are columns `first_draw` to `first_draw + draws` of the `of` that a decision has."""
-
-    name: str
-    interval: int
-    first_draw: int
-    draws: int
-    of: int
 
 
 class Round:
@@ -112,7 +101,7 @@ class Pack:
         self._average = StackedAverage([trainer.parts.g_ema for trainer in self.trainers], g)
         self._feed = Feed(self.trainers)
         self._rules = Rules(parts.game.packing, parts.game.autocast, joint=not has_batch_norm(parts.d.network))
-        self._penalties = _penalties(self.trainers)
+        self._fines = Fines(self.trainers, self._feed)
         everyone = tuple(range(len(self.trainers)))
         self._everyone = Rows.of(everyone, self._device)
         self._d_losses = self._losses(everyone, [trainer.parts.game.loss.discriminator for trainer in self.trainers])
@@ -121,7 +110,6 @@ class Pack:
         self._thresholds = Thresholds(values, torch.tensor([[limit is None] for limit in limits], device=self._device))
         for trainer in self.trainers:
             _forget_records(trainer)
-        self._known_fines: dict[tuple[Kind, tuple[int, ...]], Fine] = {}
         self._known_choices: dict[tuple[int, ...], _Choice] = {}
 
     def release(self, trainer: Trainer) -> None:
@@ -156,7 +144,7 @@ class Pack:
         steps = [state.d_steps for state in states]
         real = self._feed.real("d", self._everyone, steps)
         latents = Batch(self._feed.z("d", self._everyone, steps), real.labels)  # so that a pair is of one class
-        fines, lazy = self._fines(steps)
+        fines, late = self._fines.due(steps)
         columns = discriminator_step(
             self.d,
             self.g,
@@ -167,14 +155,14 @@ class Pack:
             losses=self._d_losses,
             thresholds=self._thresholds,
             fines=fines,
-            lazy=lazy,
+            late=late,
         )
         for number, state in enumerate(states):
             state.d_steps += 1
             state.images_seen += self._feed.batch_size
             if state.ratio.band is not None:
                 state.ratio.observe({key: columns[key][number] for key in ("d/accuracy_real", "d/accuracy_fake")})
-        self._note(columns, self._keys(fines, lazy), [state.d_steps for state in states])
+        self._note(columns, self._keys(fines, late), [state.d_steps for state in states])
 
     def _step_generators(self, numbers: tuple[int, ...]) -> None:
         choice = self._choice(numbers)
@@ -206,7 +194,7 @@ class Pack:
 
     def _choice(self, numbers: tuple[int, ...]) -> _Choice:
         if numbers not in self._known_choices:
-            _bounded(self._known_choices)
+            forget_if_many(self._known_choices)
             places = [place for place, number in enumerate(numbers) if self.trainers[number].parts.game.loss.generator_reads_real]
             readers = Rows.of([numbers[place] for place in places], self._device) if places else None
             reading = Rows.of(places, self._device) if places else None
@@ -225,31 +213,10 @@ class Pack:
         back = sorted(range(len(order)), key=order.__getitem__)
         return Losses(called, None if order == sorted(order) else torch.tensor(back, device=self._device))
 
-    def _fines(self, steps: Sequence[int]) -> tuple[list[Fine], list[Fine]]:
-        """Those of this step, and those that are lazy and due at it."""
-        fines: tuple[list[Fine], list[Fine]] = ([], [])
-        for kind, weights in self._penalties.items():
-            payers = tuple(number for number in weights if steps[number] % kind.interval == 0)
-            if payers:
-                fines[kind.interval > 1].append(self._fine(kind, weights, payers, [steps[number] for number in payers]))
-        return fines
-
-    def _fine(self, kind: Kind, weights: Mapping[int, float], payers: tuple[int, ...], steps: Sequence[int]) -> Fine:
-        if (kind, payers) not in self._known_fines:
-            _bounded(self._known_fines)
-            parts = self.trainers[0].parts
-            own = torch.tensor([weights[number] for number in payers], device=self._device, dtype=parts.dtype)
-            self._known_fines[kind, payers] = Fine(kind.name, REGULARIZERS[kind.name], Rows.of(payers, self._device), own, None)
-        fine = self._known_fines[kind, payers]
-        if not kind.draws:
-            return fine
-        uniforms = self._feed.penalty_draws(fine.rows, steps, kind.of)
-        return fine._replace(uniforms=uniforms[:, kind.first_draw : kind.first_draw + kind.draws])
-
-    def _keys(self, fines: Sequence[Fine], lazy: Sequence[Fine]) -> list[Keys]:
+    def _keys(self, fines: Sequence[Fine], late: Late | None) -> list[Keys]:
         """The names of each member's statistics in a discriminator step, in the order in which it has them alone."""
         keys: list[list[str]] = [[*JUDGED] for _ in self.trainers]
-        for paid, norm in ((fines, "d/gradient_norm"), (lazy, "d/penalty_gradient_norm")):
+        for paid, norm in ((fines, "d/gradient_norm"), (late.fines if late else (), "d/penalty_gradient_norm")):
             for fine in paid:
                 for number in fine.rows.numbers:
                     keys[number].append(f"d/penalty/{fine.name}")
@@ -280,28 +247,3 @@ def _place(trainer: Trainer) -> tuple[int, int, str, str]:
     side = 0 if ratio.d == 1 else ratio.d if ratio.d % 2 == 0 else -ratio.d
     penalties = [(penalty.name, penalty.interval) for penalty in trainer.parts.game.penalties]
     return side, ratio.g, str(penalties), trainer.config.loss.name
-
-
-def _penalties(trainers: Sequence[Trainer]) -> dict[Kind, dict[int, float]]:
-    """Who pays which penalties, with the weight; a lazy one counts `interval` times, since it acts once in so many steps."""
-    found: dict[Kind, dict[int, float]] = {}
-    for name in REGULARIZERS:  # the order in which a member has them
-        for number, trainer in enumerate(trainers):
-            parts = trainer.parts
-            for penalty in parts.game.penalties:
-                if penalty.name == name:
-                    draws = REGULARIZERS[name].draws(_shape_of_decisions(trainer))
-                    kind = Kind(name, penalty.interval, penalty.first_draw, draws, parts.draws)
-                    found.setdefault(kind, {})[number] = penalty.weight * penalty.interval
-    return found
-
-
-def _shape_of_decisions(trainer: Trainer) -> torch.Size:
-    dataset = trainer.parts.dataset
-    return torch.Size((dataset.channels * trainer.parts.game.packing, dataset.resolution, dataset.resolution))
-
-
-def _bounded(known: dict[Any, Any]) -> None:
-    """Forget all where there are too many to remember."""
-    if len(known) >= MOST_KNOWN:
-        known.clear()

@@ -57,6 +57,13 @@ class Fine(NamedTuple):
     uniforms: Float[Tensor, "decisions draws"] | None
 
 
+class Late(NamedTuple):
+    """The lazy penalties that are due at a step, and the members that pay one."""
+
+    fines: Sequence[Fine]
+    rows: Rows
+
+
 class Rules(NamedTuple):
     """What members have in common. `joint` runs the discriminator once for fakes and reals, where it does not look across a batch."""
 
@@ -76,9 +83,11 @@ def discriminator_step(
     losses: Losses,
     thresholds: Thresholds,
     fines: Sequence[Fine],
-    lazy: Sequence[Fine],
+    late: Late | None,
 ) -> Columns:
-    """One optimizer step of every discriminator on its `real` images and fakes made from its `latents`; `lazy` takes a step of its own.
+    """One optimizer step of every discriminator on its `real` images and fakes made from its `latents`.
+
+    Members that pay lazy penalties take a step on them of its own after it.
 
     Returns the columns of `gan_core.steps.discriminator_step`; those of a penalty are NaN for members that did not pay it.
     """
@@ -93,7 +102,7 @@ def discriminator_step(
     _differentiate(d.player, loss.sum() + penalty, [(everyone, leaves), *fined])
     norms = d.adam.step(everyone)
     columns = {**_judgement(loss, real_logits, fake_logits, thresholds), **columns, "d/gradient_norm": norms}
-    return {**columns, **_lazy_step(d, lazy, real, fake, columns)} if lazy else columns
+    return columns if late is None else {**columns, **_lazy_step(d, late, real, fake, columns)}
 
 
 def generator_step(
@@ -210,14 +219,13 @@ def _of_rows(images: Batch, rows: Rows, members: int) -> Batch:
     return Batch(inputs, None if images.labels is None else images.labels.view(members, -1)[rows.pick].flatten())
 
 
-def _lazy_step(d: Side, lazy: Sequence[Fine], real: Batch, fake: Batch, before: Columns) -> Columns:
+def _lazy_step(d: Side, late: Late, real: Batch, fake: Batch, before: Columns) -> Columns:
     """A step on lazy penalties alone, of the members that pay one."""
-    payers = Rows.of(sorted({number for fine in lazy for number in fine.rows.numbers}), real.inputs.device)
-    penalty, fined, columns = _penalty(d.player, lazy, real, fake, before)
-    d.player.gradients[payers.pick] = 0.0
-    _differentiate(d.player, penalty, [(payers, []), *fined])
+    penalty, fined, columns = _penalty(d.player, late.fines, real, fake, before)
+    d.player.gradients[late.rows.pick] = 0.0
+    _differentiate(d.player, penalty, [(late.rows, []), *fined])
     norms = torch.full_like(before["d/gradient_norm"], torch.nan)
-    norms[payers.pick] = d.adam.step(payers)
+    norms[late.rows.pick] = d.adam.step(late.rows)
     return {**columns, "d/penalty_gradient_norm": norms}
 
 
