@@ -10,12 +10,14 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants, services, utils
+from ray._private.node import Node
 from ray._raylet import Config  # type: ignore[attr-defined]  # not in its stub
 from ray.exceptions import AuthenticationError, RayError
 
 LOOPBACK = "127.0.0.1"
 AUTH_MODE, TOKENS = "RAY_AUTH_MODE", ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 TASKS_REMEMBERED = 1000
+_started_here = threading.Event()
 
 
 @contextmanager
@@ -46,6 +48,7 @@ def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> 
             if local:
                 stack.enter_context(_on_loopback())
                 stack.enter_context(_in_sessions_of_their_own())
+                stack.enter_context(_without_services(dashboard=dashboard))
             try:
                 ray.init(log_to_driver=False, logging_level="ERROR", **workers, **local)
             except (RayError, ConnectionError) as error:
@@ -55,9 +58,22 @@ def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> 
                 raise
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # instead of the one in C++
+        if local:
+            _started_here.set()
         yield
     finally:
         ray.shutdown()
+        _started_here.clear()
+
+
+def started_here() -> bool:
+    """Whether this process is in a cluster that `connected` has started, rather than joined."""
+    return _started_here.is_set()
+
+
+def joins() -> bool:
+    """Whether `connected` joins a cluster rather than starting one."""
+    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def _show_token() -> None:
@@ -84,6 +100,19 @@ def _instead(module: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(module, name, before)
+
+
+@contextmanager
+def _without_services(*, dashboard: bool) -> Iterator[None]:
+    """A node that starts in the block has no autoscaler, which could add no machine; nobody who reads the workers' logs for a driver that
+    does not want them; and without a dashboard no server for it, which would report nothing but usage. Each is a process of a second.
+    """
+    with ExitStack() as stack:
+        for name in ("start_monitor", "start_log_monitor"):
+            stack.enter_context(_instead(Node, name, lambda _: None))
+        if not dashboard:
+            stack.enter_context(_instead(services, "start_api_server", lambda *_, **__: ("", None)))
+        yield
 
 
 def _on_loopback() -> AbstractContextManager[None]:

@@ -90,7 +90,12 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 
 def _alone(key: str, config: JobConfig, *, local: bool) -> AbstractContextManager[None]:
-    return only_driver(key, config.ray.storage_path, say, in_cluster=not local)
+    """Guarded in the cluster too, unless it is ours and nobody else's."""
+    if local:
+        return only_driver(key, config.ray.storage_path, say)
+    from pipelines.cluster import started_here
+
+    return only_driver(key, config.ray.storage_path, say, in_cluster=not started_here())
 
 
 def _launcher(config: JobConfig, tracker: Tracker, stack: ExitStack, *, local: bool) -> Launcher:

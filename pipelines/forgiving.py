@@ -5,9 +5,12 @@ Ray Train has one budget, `max_failures`, for whatever ends a worker, and no pub
 
 from typing import Any
 
-from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from pipelines import lean
 from pipelines.rank import Restart
 
 
@@ -22,9 +25,21 @@ class ForgivingPolicy(DefaultFailurePolicy):
         return super().make_decision(training_failed_error)
 
 
-class ForgivingTrainer(TorchTrainer):
-    """A TorchTrainer with that policy."""
+class ForgivingTrainer(DataParallelTrainer):
+    """A DataParallelTrainer with that policy, and no process for the shards of Ray datasets; `leanly` on a cluster that is ours alone."""
+
+    def __init__(self, train_loop: Any, *, leanly: bool, **told: Any) -> None:
+        super().__init__(train_loop, **told)
+        self._leanly = leanly
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unused = (DatasetsCallback, lean.NOT_NEEDED) if self._leanly else DatasetsCallback
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unused)]
 
     def _initialize_and_run_controller(self, **told: Any) -> Any:
         told["failure_policy"] = ForgivingPolicy(self.run_config.failure_config)
-        return super()._initialize_and_run_controller(**told)
+        if not self._leanly:
+            return super()._initialize_and_run_controller(**told)
+        if isinstance(told["scaling_policy"], FixedScalingPolicy):
+            told["scaling_policy"] = lean.Policy(self.scaling_config)
+        return lean.run(**told)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import partial
@@ -11,17 +11,17 @@ from urllib.parse import urlsplit
 
 import ray
 import ray.train
-import ray.train.torch
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, ValidationConfig
 
 from gan_core.wishes import Wish
-from pipelines import agreement, apart, machines, rank, storage, tracking
+from pipelines import agreement, apart, lean, machines, rank, storage, tracking
 from pipelines import board as boards
-from pipelines.cluster import connected
+from pipelines.cluster import connected, joins, started_here
 from pipelines.config import JobConfig
 from pipelines.forgiving import ForgivingTrainer
 from pipelines.overseer import Overseer
+from pipelines.process_group import ProcessGroup
 from pipelines.progress import Watcher
 from pipelines.run_writer import patient_client
 from pipelines.signals import Asked, Interrupted, in_thread
@@ -45,10 +45,23 @@ def cluster(config: JobConfig) -> Iterator[None]:
     Raises:
         ValueError: it does not, or they do not.
     """
-    with connected(dashboard=False):
+    _set_knobs(config)
+    with _told_to_processes({} if joins() else lean.ENVIRONMENT), connected(dashboard=False):
         machines.require_room(config)
         agreement.require_agreement(config)
         yield
+
+
+@contextmanager
+def _told_to_processes(environment: Mapping[str, str]) -> Iterator[None]:
+    """Processes that start in the block inherit these, but for those that the user has set."""
+    new = {name: value for name, value in environment.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
 
 
 def require_reachable_from_all_nodes(tracking_uri: str) -> None:
@@ -99,17 +112,16 @@ def _trainer(job: "Job", config: JobConfig, board: Any, bundle: dict[str, float]
     """What is told to Ray Train. MLflow's credentials are part of the functions: what these are given is Ray's to store and to show."""
     credentials = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_TRACKING_")}
     asked, apart_too, elastic = config.ray, config.ray.asynchronous_evaluation, config.ray.min_workers is not None
-    _set_knobs(config, elastic=elastic)
+    _set_knobs(config)
     storage.settle_ray_list(storage.make_folder(asked.storage_path, job["run_id"]), needed=apart_too)
     beside = partial(apart.score, told=apart.Told(job=job, credentials=credentials, board=board))
     return ForgivingTrainer(
         partial(rank.train, credentials),
+        leanly=started_here() and not asks,
         train_loop_config={"job": job, "board": board, "validates": apart_too, "asks": asks},
         # The task of a validation waits for the task that works.
         validation_config=ValidationConfig(fn=beside, ray_remote_kwargs={"num_cpus": 0}) if apart_too else None,
-        torch_config=ray.train.torch.TorchConfig(
-            backend="nccl" if "GPU" in bundle else "gloo", timeout_s=int(asked.collective_timeout_seconds)
-        ),
+        backend_config=ProcessGroup("nccl" if "GPU" in bundle else "gloo", timeout_s=int(asked.collective_timeout_seconds)),
         scaling_config=ScalingConfig(
             num_workers=(asked.fewest_workers, asked.num_workers) if elastic else asked.num_workers,
             use_gpu="GPU" in bundle,
@@ -126,13 +138,13 @@ def _trainer(job: "Job", config: JobConfig, board: Any, bundle: dict[str, float]
     )
 
 
-def _set_knobs(config: JobConfig, *, elastic: bool) -> None:
-    """Ray Train reads these when a run starts. Those that the user has set stay."""
+def _set_knobs(config: JobConfig) -> None:
+    """Ray Train reads these when a run starts, and processes of a cluster of ours inherit them. Those that the user has set stay."""
     knobs = {
         # The second net under the overseer, for a process that cannot be ended from here.
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": config.ray.stall_timeout_seconds + KNOB_MARGIN_SECONDS,
         # After the loss of a node an elastic run asks once more for what is gone, for as long as this.
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": 30.0 if elastic else 60.0,
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": 60.0 if config.ray.min_workers is None else 30.0,
         "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": 2.0,
     }
     for name, value in knobs.items():

@@ -3,7 +3,6 @@
 import threading
 import time
 
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 FRESH_SECONDS = 1.0  # the CPU's share is a mean since the last measurement: over less it is 0 or 100 %
 
@@ -12,6 +11,8 @@ class MachineMetrics:
     """MLflow's own measurements, by its own names. Threads may read at once."""
 
     def __init__(self, run_id: str, tracking_uri: str) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # here, because ranks that read nothing do without
+
         self._monitor = SystemMetricsMonitor(run_id, tracking_uri=tracking_uri)  # measures when it is told to, and writes nothing
         self._lock = threading.Lock()
         self._values: dict[str, float] = {}

@@ -9,11 +9,14 @@ import io
 import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
-from mlflow import MlflowClient
 from PIL import Image
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 KEY, FOLDER = "samples", "images"
 PREVIEW_SIZE = 256  # pixels of the longer side, as MLflow's own previews have
@@ -23,7 +26,7 @@ FULL, PREVIEW = ".png", "+compressed.webp"
 class RunPictures:
     """Writes the pictures of run `run_id`; what is there already is read once, at the first picture."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+    def __init__(self, client: "MlflowClient", run_id: str) -> None:
         self._client, self._run_id = client, run_id
         self._names: dict[int, str] | None = None
         self._complete: set[int] = set()

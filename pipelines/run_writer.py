@@ -1,6 +1,7 @@
 """What a run reports, delivered to its MLflow run: once each, in order, in batches, and later if the server is away.
 
 Written by one process, rank 0. Undelivered records travel in every checkpoint, so that a worker that dies takes none with it.
+MLflow is imported where a client is made: other ranks load this module too, and do without the seconds that it takes.
 """
 
 import logging
@@ -8,13 +9,15 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
-from mlflow import MlflowClient
-from mlflow.entities import Metric
 
 from pipelines.run_pictures import RunPictures, encode
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 CLOCK = "progress/images_seen"
 METRICS_AT_ONCE = 1000  # the REST API's limit for one request
@@ -23,11 +26,13 @@ LONGEST_WAIT_SECONDS = 15.0
 SIGN_SECONDS, LAST_CALL_SECONDS = 0.5, 2.0  # a call that is under way when the time is up may still end well
 
 
-def patient_client(tracking_uri: str) -> MlflowClient:
+def patient_client(tracking_uri: str) -> "MlflowClient":
     """A client whose calls fail within seconds when the server is away: the queue is what is patient, not the call.
 
     MLflow reads these from the environment at each call; its defaults are 7 retries of 120 s.
     """
+    from mlflow import MlflowClient
+
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -207,8 +212,10 @@ class RunWriter:
         with self._lock:
             self._tags = {key: value for key, value in self._tags.items() if tags.get(key) != value}
 
-    def _points(self, record: Record) -> list[Metric]:
+    def _points(self, record: Record) -> "list[Metric]":
         """The record's points, the clock last: where the clock stands, everything before it was delivered."""
+        from mlflow.entities import Metric
+
         values = {**record["metrics"], self._clock: float(record["step"])}
         return [Metric(key, value, record["milliseconds"], record["step"]) for key, value in values.items()]
 
@@ -228,7 +235,7 @@ class RunWriter:
             self._failing_since = None
 
 
-def _batches(records: list[list[Metric]]) -> list[list[Metric]]:
+def _batches(records: "list[list[Metric]]") -> "list[list[Metric]]":
     """Records joined into requests of at most METRICS_AT_ONCE points, none cut in two."""
     batches: list[list[Metric]] = []
     for points in records:

@@ -1,0 +1,46 @@
+"""Ray Train on a cluster that this command has started for itself, without the processes that watch for what cannot happen there.
+
+Ray Train starts eight processes beside the workers, one after the other, and each imports Ray and pandas. On one machine that ends with the
+driver there is no autoscaler to ask for nodes, no notice that a node will be taken away, and nobody to whom the place of the workers would
+be lost when the controller dies, for then the run ends. And all processes inherit the driver's environment: one that is told to Ray again
+keeps Ray from using processes that are ready.
+"""
+
+from typing import Any
+
+import ray
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.controller.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+
+NOT_NEEDED = PlacementGroupCleanerCallback
+# Read where Ray Train runs; to be in the environment before Ray starts.
+ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"}
+
+
+class _Group(WorkerGroup):
+    @staticmethod
+    def _get_worker_runtime_env(custom_runtime_env: dict[str, Any]) -> dict[str, Any]:
+        return custom_runtime_env
+
+
+class _Controller(TrainController):
+    worker_group_cls = _Group
+
+
+class Policy(FixedScalingPolicy):
+    """As many workers as were asked for, and no word of them to the autoscaler."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """There is nobody to tell."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """There is nobody to tell."""
+
+
+def run(**told: Any) -> Any:
+    """The result of a controller that is given `told`."""
+    controller = ray.remote(num_cpus=0)(_Controller).remote(**told)
+    ray.get(controller.run.remote())
+    return ray.get(controller.get_result.remote())
