@@ -14,8 +14,7 @@ from gan_core.registry import suggestion
 from gan_core.schema import Section
 from gan_core.sections import ExtractorConfig
 from gan_core.wording import brief, holds_secret
-
-CONFIGS = Path(__file__).parent / "configs"
+from pipelines.packaged import CONFIGS, packaged
 
 
 def absolute(path: str) -> str:
@@ -147,11 +146,6 @@ class JobConfig(GanConfig):
     def gan(self) -> GanConfig:
         """The part that decides what is computed."""
         return GanConfig.model_validate(self.model_dump(include=set(GanConfig.model_fields)))
-
-
-def packaged() -> list[str]:
-    """The names of the configs in pipelines/configs."""
-    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
 def load_named(config: str) -> Tree:

@@ -8,14 +8,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from gan_core.overrides import dumps, merge, parse, validate
-from pipelines.config import EvaluateConfig
 from pipelines.statuses import FAILED, USAGE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 a metric could not be measured, 2 bad input (nothing was logged)."""
     options = parser().parse_intermixed_args(arguments)
+    from gan_core.overrides import dumps, merge, parse, validate  # PyTorch comes with it, for seconds: after the words were in order
+    from pipelines.config import EvaluateConfig
+
     try:
         words = [word for word in options.words if is_target(word)]
         config = validate(merge({}, dict(parse(word) for word in options.words if not is_target(word))), EvaluateConfig)

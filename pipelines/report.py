@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from gan_core import registry
-from gan_core.overrides import parse
 from gan_core.wording import brief
 from pipelines.statuses import USAGE
 
@@ -20,6 +19,8 @@ from pipelines.statuses import USAGE
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 no such sweep."""
     options = parser().parse_intermixed_args(arguments)
+    from gan_core.overrides import parse  # PyTorch comes with it, for seconds: after the words were found to be in order
+
     try:
         uri = tracking_uri(dict(parse(word) for word in options.words))
         from pipelines import tracking

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gan_core.overrides import parse
 from pipelines.signals import status_of, terminable
 from pipelines.statuses import FAILED, USAGE
 
@@ -85,6 +84,8 @@ def tracking_uri(words: list[str]) -> str | None:
     Raises:
         ValueError: another one is given.
     """
+    from gan_core.overrides import parse  # PyTorch comes with it, for seconds: after the options were found to be in order
+
     overrides = dict(parse(word) for word in words)
     if unknown := [key for key in overrides if key != "mlflow.tracking_uri"]:
         raise ValueError(f"{unknown[0]}: sampling has one setting, mlflow.tracking_uri; see raygan sample --help")

@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gan_core import registry
-from gan_core.overrides import parse
 from gan_core.wording import brief
-from pipelines.config import packaged
-from pipelines.plan import check
+from pipelines.packaged import packaged
 from pipelines.statuses import USAGE
 
 if TYPE_CHECKING:
@@ -25,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed, 2 bad input (nothing was started), 130 Ctrl-C, 143 SIGTERM."""
     options = parser().parse_intermixed_args(arguments)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    from pipelines.plan import check  # PyTorch comes with it, for seconds: after the words were found to be in order
+
     try:
         plan, resumed = _resumed(options) if options.resume else (_planned(options), None)
         if options.dry_run:
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _planned(options: argparse.Namespace) -> "SweepPlan":
+    from gan_core.overrides import parse
     from pipelines.sweeps import ledger
     from pipelines.sweeps import plan as plans
 
@@ -68,6 +69,7 @@ def _planned(options: argparse.Namespace) -> "SweepPlan":
 
 
 def _resumed(options: argparse.Namespace) -> "tuple[SweepPlan, str]":
+    from gan_core.overrides import parse
     from pipelines import tracking
     from pipelines.sweeps import ledger
     from pipelines.sweeps import plan as plans

@@ -7,9 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from gan_core.overrides import dumps
-from pipelines.config import packaged
-from pipelines.plan import check, make_plan, nothing_to_do
+from pipelines.packaged import packaged
 from pipelines.signals import status_of
 from pipelines.statuses import USAGE
 
@@ -25,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from gan_core.overrides import dumps  # PyTorch comes with it, for seconds: after the words were found to be in order
+    from pipelines.plan import check, make_plan, nothing_to_do
+
     try:
         plan = make_plan(options)
         if plan.finished:

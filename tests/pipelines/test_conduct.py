@@ -280,7 +280,7 @@ def test_a_signal_outside_the_training_is_a_status_and_no_traceback(monkeypatch,
     def make_plan(options: argparse.Namespace) -> Plan:
         raise Interrupted(signal.SIGTERM)
 
-    monkeypatch.setattr(train, "make_plan", make_plan)
+    monkeypatch.setattr("pipelines.plan.make_plan", make_plan)
     assert train.main(["digits"]) == 143
     assert "interrupted" in capsys.readouterr().err
 
