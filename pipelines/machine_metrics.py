@@ -3,7 +3,6 @@
 import threading
 import time
 
-
 FRESH_SECONDS = 1.0  # the CPU's share is a mean since the last measurement: over less it is 0 or 100 %
 
 

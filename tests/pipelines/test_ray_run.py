@@ -9,37 +9,33 @@ import pytest
 from pipelines import apart
 from tests.pipelines.command import TrackedRun, finish, require_equal_states, require_every_point_once, start, train, write_config
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("ray")
+LONGER = {"total_kimg": 32, "checkpoint_kimg": 8, "evaluate_kimg": 8, "sample_kimg": 16, "report_kimg": 1.6}
+WORDS = [f"{key if key == 'total_kimg' else f'schedule.{key}'}={value}" for key, value in LONGER.items()]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder):
-    return train(folder, write_config(folder, workers=2))
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quiet")
+    return train(folder, write_config(folder, workers=2), *WORDS)
+
+
+@pytest.fixture(scope="module")
+def expected(undisturbed):
+    return undisturbed[0]
 
 
 def test_two_workers_log_one_run_and_every_point_once(undisturbed):
     run, out, _ = undisturbed
-    require_every_point_once(run)
+    require_every_point_once(run, total=32000, every=1600, evaluate=8000, sample=16000)
     assert run.run.info.status == "FINISHED"
     assert len(run.client.search_runs([run.run.info.experiment_id])) == 1
     assert "for each of 2 workers" in out
 
 
-def test_the_last_checkpoints_and_the_best_are_in_the_storage(undisturbed, folder):
-    run, _, _ = undisturbed
-    names = sorted(path.name for path in (folder / "runs" / run.run_id).iterdir() if path.is_dir())
-    best = int(run.final_state()["best"]["images_seen"])
-    assert names == sorted([f"best_{best:012d}", *(f"checkpoint_{step:012d}" for step in (1600, 2400, 3200))])
-
-
-def test_a_finished_run_can_be_extended_by_one_worker(undisturbed, folder):
-    run, _, _ = undisturbed
-    longer, _, _ = train(folder, "--resume", run.run_id, "total_kimg=4", "ray.num_workers=1")
-    assert longer.steps("d/loss") == list(range(160, 4001, 160))
-    assert longer.run.info.status == "FINISHED"
+def test_the_last_checkpoints_and_the_best_are_in_the_storage(expected):
+    names = sorted(path.name for path in (expected.folder / "runs" / expected.run_id).iterdir() if path.is_dir())
+    best = int(expected.final_state()["best"]["images_seen"])
+    assert names == sorted([f"best_{best:012d}", *(f"checkpoint_{step:012d}" for step in (16000, 24000, 32000))])
 
 
 def test_checkpoints_are_scored_by_a_task_of_their_own_as_the_workers_would(tmp_path):
@@ -142,17 +138,7 @@ def reached(folder, images_seen):
     return kept[0].parent.parent.name if kept else None
 
 
-LONGER = {"total_kimg": 32, "checkpoint_kimg": 8, "evaluate_kimg": 8, "sample_kimg": 16, "report_kimg": 1.6}
-WORDS = [f"{key if key == 'total_kimg' else f'schedule.{key}'}={value}" for key, value in LONGER.items()]
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("quiet")
-    return train(folder, write_config(folder, workers=2), *WORDS)[0]
-
-
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_worker_costs_nothing_but_time(tmp_path_factory, expected, victim):
     """kill -9 after the first checkpoint: same points, each once; same weights as a run that nobody disturbed."""
     shot = tmp_path_factory.mktemp("shot")
@@ -172,6 +158,14 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path_factory, expected, vict
     assert run.steps("d/loss") == list(range(1600, 32001, 1600))
     assert run.pictures() == expected.pictures() == {0: 1, 16000: 1, 32000: 1}
     require_equal_states(run.final_state(), expected.final_state())
+
+
+def test_a_finished_run_can_be_extended_by_one_worker(undisturbed):
+    """The last of those that look at this run."""
+    run, _, _ = undisturbed
+    longer, _, _ = train(run.folder, "--resume", run.run_id, "total_kimg=40", "ray.num_workers=1")
+    assert longer.steps("d/loss") == list(range(1600, 40001, 1600))
+    assert longer.run.info.status == "FINISHED"
 
 
 def test_a_diverging_run_fails_once_with_a_reason_and_is_marked_failed(tmp_path_factory):
