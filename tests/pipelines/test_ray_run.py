@@ -10,6 +10,15 @@ from pipelines import apart
 from tests.pipelines.command import TrackedRun, finish, require_equal_states, require_every_point_once, start, train, write_config
 
 LONGER = {"total_kimg": 32, "checkpoint_kimg": 8, "evaluate_kimg": 8, "sample_kimg": 16, "report_kimg": 1.6}
+WATCHERS = (
+    "PlacementGroupCleaner",
+    "PreemptionWatcher",
+    "AutoscalingCoordinator",
+    "DatasetManager",
+    "_Holder",
+    "monitor.py",
+    "dashboard.py",
+)
 WORDS = [f"{key if key == 'total_kimg' else f'schedule.{key}'}={value}" for key, value in LONGER.items()]
 
 
@@ -146,6 +155,7 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path_factory, expected, vict
     run_id = wait_for(lambda: reached(shot, 8000))
     ranks = workers_of(process)
     assert len(ranks) == 2
+    assert not [name for name in WATCHERS if processes_of(process, name)]  # of what cannot happen on a cluster of our own
     sorted(ranks, key=lambda rank: rank.pid)[victim].kill()
     status, _, err = finish(process)
     assert status == 0, err

@@ -1,0 +1,83 @@
+"""Ray Train on a cluster of our own, and on one that is joined: which of its own callbacks, policies and environments are there."""
+
+import pytest
+from ray.train import RunConfig, ScalingConfig
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, FixedScalingPolicy
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from pipelines import conduct, lean
+from pipelines.forgiving import ForgivingPolicy, ForgivingTrainer
+from pipelines.process_group import ProcessGroup
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning:ray.data")  # by Ray, of its own settings
+
+
+class Told(Exception):
+    """Stands for a controller: what it would be given."""
+
+
+def given(monkeypatch, tmp_path, *, leanly, workers=2):
+    """Which way a trainer goes, what its controller is given, and the trainer."""
+
+    def instead(way):
+        def run(*_, **told):
+            raise Told(way, told)
+
+        return run
+
+    monkeypatch.setattr(lean, "run", instead("leanly"))
+    monkeypatch.setattr(DataParallelTrainer, "_initialize_and_run_controller", instead("as Ray does"))
+    trainer = ForgivingTrainer(
+        lambda: None,
+        leanly=leanly,
+        backend_config=ProcessGroup("gloo", timeout_s=30),
+        scaling_config=ScalingConfig(num_workers=workers),
+        run_config=RunConfig(name="x", storage_path=str(tmp_path)),
+    )
+    monkeypatch.setattr("ray.train.v2.api.data_parallel_trainer.ObjectRefWrapper", lambda function: function)
+    with pytest.raises(Told) as told:
+        trainer.fit()
+    return *told.value.args, trainer
+
+
+@pytest.mark.parametrize("leanly", [True, False])
+def test_every_controller_forgives_and_has_no_process_for_datasets(monkeypatch, tmp_path, leanly):
+    way, told, _ = given(monkeypatch, tmp_path, leanly=leanly)
+    kinds = [type(callback) for callback in told["callbacks"]]
+    assert way == ("leanly" if leanly else "as Ray does")
+    assert type(told["failure_policy"]) is ForgivingPolicy
+    assert DatasetsCallback not in kinds
+    assert (PlacementGroupCleanerCallback in kinds) is not leanly
+    assert len(kinds) >= 4
+
+
+@pytest.mark.parametrize(
+    ("leanly", "workers", "kind"),
+    [(True, 2, lean.Policy), (True, (1, 2), ElasticScalingPolicy), (False, 2, FixedScalingPolicy), (False, (1, 2), ElasticScalingPolicy)],
+)
+def test_only_a_fixed_number_of_workers_of_our_own_cluster_is_not_told_to_the_autoscaler(monkeypatch, tmp_path, leanly, workers, kind):
+    _, told, _ = given(monkeypatch, tmp_path, leanly=leanly, workers=workers)
+    assert type(told["scaling_policy"]) is kind
+
+
+def test_ranks_of_our_own_cluster_have_the_environment_that_they_inherit(monkeypatch):
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    assert lean._Group._get_worker_runtime_env({}) == {}
+    assert lean._Controller.worker_group_cls is lean._Group
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_named_actor_guards_a_run_where_other_drivers_may_be(monkeypatch, tmp_path, ours):
+    asked = []
+    monkeypatch.setattr("pipelines.cluster.started_here", lambda: ours)
+    monkeypatch.setattr(conduct, "only_driver", lambda *given, in_cluster=False: asked.append(in_cluster))
+
+    class Config:
+        class ray:
+            storage_path = str(tmp_path)
+
+    conduct._alone("abc", Config, local=False)
+    conduct._alone("abc", Config, local=True)
+    assert asked == [not ours, False]
