@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 SCREEN, CONFIRM = "screen", "confirm"
 SPENT = "budget spent"
@@ -139,6 +138,8 @@ def _p_value(differences: list[float]) -> float:
     """Two-sided, of Student's test that their mean is 0; where all are equal, to rounding, its statistic is 0/0, or infinite."""
     if np.ptp(differences) <= ROUNDING * np.max(np.abs(differences)):
         return 1.0 if differences[0] == 0.0 else 0.0
+    from scipy import stats  # here, because every trial's process loads this module, and does without the second that it takes
+
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
@@ -147,5 +148,7 @@ def _mean_and_interval(values: list[float]) -> tuple[float, float, float]:
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, float("nan"), float("nan")
+    from scipy import stats
+
     half = float(stats.t.ppf((1.0 + CONFIDENCE) / 2.0, len(values) - 1) * stats.sem(values))
     return mean, mean - half, mean + half

@@ -5,7 +5,21 @@ import sys
 
 import pytest
 
-DEAR = ("torch", "ray", "mlflow", "pandas", "numpy", "torchvision", "sklearn", "scipy", "matplotlib", "pydantic", "pyarrow", "PIL")
+DEAR = (
+    "torch",
+    "ray",
+    "mlflow",
+    "pandas",
+    "numpy",
+    "torchvision",
+    "sklearn",
+    "scipy",
+    "scipy.stats",
+    "matplotlib",
+    "pydantic",
+    "pyarrow",
+    "PIL",
+)
 COMMANDS = ("train", "sweep", "report", "evaluate", "sample")
 
 
@@ -37,6 +51,12 @@ def test_a_rank_imports_mlflow_only_to_write():
     status, names = imported("import pipelines.rank, pipelines.worker, pipelines.shelf, pipelines.gauges")
     assert status == 0
     assert not {"mlflow", "torchvision", "sklearn", "scipy", "matplotlib"} & set(eval(names))
+
+
+def test_a_trial_imports_no_statistics_and_no_pictures():
+    status, names = imported("import pipelines.sweeps.hosts, pipelines.sweeps.trial")
+    assert status == 0
+    assert not {"torchvision", "sklearn", "scipy.stats", "matplotlib"} & set(eval(names))
 
 
 def test_rays_controller_does_without_pytorch():
