@@ -21,7 +21,7 @@ from gan_core.sections import AugmentConfig, StepRatioScheduleConfig
 from gan_core.variants import VARIANTS
 from pipelines import apart, prepare, sample, submit
 from pipelines.drawing import many, shows
-from pipelines.sweeps.config import SweepConfig
+from pipelines.sweeps.config import SweepConfig, TrialsConfig
 from tests.support import tiny_trainer
 
 SMALL = {"capacity": 16, "max_width": 4}
@@ -157,9 +157,16 @@ def test_every_space_is_in_the_table_with_the_keys_that_it_searches():
 
 
 def test_every_sweep_setting_is_in_the_table_with_its_default():
-    fields = SweepConfig.model_fields
-    assert names("Sweep settings") == list(fields)
-    for row in rows("Sweep settings"):
+    check_settings("Sweep settings", SweepConfig.model_fields)
+
+
+def test_every_setting_of_packs_is_in_the_table_with_its_default():
+    check_settings("Packed trials", TrialsConfig.model_fields)
+
+
+def check_settings(heading, fields):
+    assert names(heading) == list(fields)
+    for row in rows(heading):
         default = fields[row[0].strip("`")].default
         written = ", ".join(default) if isinstance(default, tuple) else f"{default:g}" if isinstance(default, float) else str(default)
         assert row[1] == ("null" if default is None else written)

@@ -90,7 +90,8 @@ def _start(plan: SweepPlan, words: str, resumed: str | None, stack: ExitStack) -
         registered = ledger.read_plan(tracker, run_id)["sweep"]["register_as"]
         was_finished = tracker.client.get_run(run_id).info.status == "FINISHED" and registered == config.sweep.register_as
         ledger.reopen(tracker, run_id, told["facts"])
-    say(f"sweep {name}, run {run_id}: {plan.planned} trials of {config.total_kimg:g} kimg, {slots.at_once} at once")
+    packs_ = f" packs of at most {config.trials.packed}" if config.trials.packed > 1 else ""
+    say(f"sweep {name}, run {run_id}: {plan.planned} trials of {config.total_kimg:g} kimg, {slots.at_once}{packs_} at once")
     say(f"compare them while they run: {outcome.charts(tracker, plan.aim)}{tracker.hint}")
     begun = [ledger.row(trial) for trial in ledger.trials(tracker, name)]
     return Ride(plan, told, tracker, run_id, slots, begun, was_finished)
@@ -206,6 +207,13 @@ def _confirm(ride: Ride) -> bool:
 def _run(ride: Ride, identities: list[Identity], count: int, scheduler: Any, searcher: Suggestions | None) -> None:
     config = ride.plan.config
     batch = Batch(identities, searcher, count, scheduler, config.ray.max_failures)
+    if config.trials.packed > 1:
+        from pipelines.sweeps import packing, packs
+
+        plan = packing.plan(identities, ride.told, packed=config.trials.packed, at_once=ride.slots.at_once)
+        say(f"packs: {packing.words(plan)}")
+        packs.run(batch, ride.told, ride.slots, plan, tracker=ride.tracker, show=say)
+        return
     tuning.run(batch, ride.told, ride.slots, storage_path=config.ray.storage_path, tracker=ride.tracker, show=say)
 
 

@@ -38,7 +38,8 @@ class SweepConfig(Section):
     version of that registered model, with the alias champion.
 
     A trial has `workers_per_trial` workers, in one process if that is 1, else through Ray Train; `gpus_per_trial` may be a fraction for
-    one worker, and null is a GPU for each worker where the cluster has as many. `max_concurrent` is at most what the cluster holds.
+    one worker, and null is a GPU for each worker where the cluster has as many. `max_concurrent` is at most what the cluster holds. With
+    `trials.packed` both are of packs.
     """
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
@@ -106,10 +107,19 @@ class SweepConfig(Section):
         return self.confirm if self.confirm is not None else 0 if self.scheduler == "pbt" else 3
 
 
+class TrialsConfig(Section):
+    """How the trials of a sweep are run: up to `packed` trials of one architecture train as one batched program, in one process on one
+    device, each with its own run, checkpoints and end; 1 is a process for each.
+    """
+
+    packed: Whole = 1
+
+
 class SweepJobConfig(JobConfig):
     """Everything that `raygan sweep` reads."""
 
     sweep: SweepConfig = SweepConfig()
+    trials: TrialsConfig = TrialsConfig()
 
     @model_validator(mode="after")
     def _fits_a_sweep(self) -> "SweepJobConfig":
@@ -137,6 +147,25 @@ class SweepJobConfig(JobConfig):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _can_be_packed(self) -> "SweepJobConfig":
+        sweep = self.sweep
+        if self.trials.packed == 1:
+            return self
+        for key, refused, why in (
+            ("sweep.scheduler", "pbt", "it pauses trials and hands their weights on, and those of a pack go on together; take asha"),
+            ("sweep.search", "tpe", "it chooses a point by the results before it, and those of a pack start together; take random or grid"),
+            ("sweep.equal", "device_seconds", "those of a pack share the seconds of one device; take images or g_steps"),
+        ):
+            if getattr(sweep, key.removeprefix("sweep.")) == refused:
+                raise ValueError(f"trials.packed: does not go with {key}={refused}: {why}, or set trials.packed=1")
+        if sweep.workers_per_trial > 1:
+            raise ValueError(
+                f"trials.packed: a pack is one process, and sweep.workers_per_trial={sweep.workers_per_trial} asks for more; set one of "
+                f"them to 1"
+            )
+        return self
+
     @property
     def grace_kimg(self) -> float:
         """What a trial gets at least: a ninth of the budget unless `sweep.grace_kimg` says otherwise, or the first score."""
@@ -150,8 +179,8 @@ class SweepJobConfig(JobConfig):
         return asked if asked is not None else max(self.schedule.evaluate_kimg, self.total_kimg / 5)
 
     def job(self) -> JobConfig:
-        """The config without the section `sweep`: that of each trial before its point is set."""
-        return JobConfig.model_validate(self.model_dump(exclude={"sweep"}))
+        """The config without the sections `sweep` and `trials`: that of each trial before its point is set."""
+        return JobConfig.model_validate(self.model_dump(exclude={"sweep", "trials"}))
 
 
 def evaluation_for(dataset: ImageDataset) -> dict[str, Any]:

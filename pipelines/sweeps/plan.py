@@ -21,6 +21,7 @@ from pipelines.sweeps.trial import Told, job_of
 
 SAMPLED = 24  # trials of a search over ranges, unless sweep.trials says otherwise
 RESOLVED = ("data", "evaluation", "ray", "mlflow", "schedule")
+OF_THE_SWEEP = ("sweep", "trials")  # sections that no trial reads
 KEEP_FOR_PBT = 4  # checkpoints: a donor's must be there until it was copied
 
 
@@ -93,6 +94,7 @@ class SweepPlan(NamedTuple):
             "trial": self.tree,
             "fixed": self.fixed,
             "sweep": self.config.sweep.model_dump(),
+            "trials": self.config.trials.model_dump(),
             "points": self.points,
             "planned": self.planned,
             "aim": self.aim._asdict(),
@@ -144,8 +146,8 @@ def _of_trials(file: Tree, fixed: dict[str, Any], config: SweepJobConfig) -> tup
     Sections that no variant owns are taken as resolved: paths are from the root, because trials have another working directory.
     """
     resolved = config.model_dump(include=set(RESOLVED))
-    tree = {key: value for key, value in file.items() if key not in (*RESOLVED, "sweep")} | resolved
-    return tree, {key: value for key, value in fixed.items() if key.partition(".")[0] not in (*RESOLVED, "sweep")}
+    tree = {key: value for key, value in file.items() if key not in (*RESOLVED, *OF_THE_SWEEP)} | resolved
+    return tree, {key: value for key, value in fixed.items() if key.partition(".")[0] not in (*RESOLVED, *OF_THE_SWEEP)}
 
 
 def _points(config: SweepJobConfig, space: Space) -> tuple[list[Point], int]:
@@ -190,11 +192,11 @@ def restore(stored: Tree, overrides: dict[str, Any]) -> SweepPlan:
     Raises:
         ValueError: an override would change what its trials compute.
     """
-    free = ("ray.", "mlflow.", "sweep.max_concurrent", "sweep.confirm", "sweep.seeds", "sweep.register_as")
+    free = ("ray.", "mlflow.", "trials.", "sweep.max_concurrent", "sweep.confirm", "sweep.seeds", "sweep.register_as")
     bound = [key for key in overrides if not key.startswith(free)]
     if bound:
         raise ValueError(f"{bound[0]}: a sweep goes on with the settings it began with; what may change: {', '.join(free)}")
-    file = {**stored["trial"], "sweep": stored["sweep"]}
+    file = {**stored["trial"], "sweep": stored["sweep"], "trials": stored.get("trials", {})}  # of older sweeps there are none
     choices = {key: values for key, values in stored["searched"].items() if isinstance(values, list)}
     plan = _plan(stored["base"], stored["space"], file, {**stored["fixed"], **overrides}, choices)
     if plan.points != stored["points"]:

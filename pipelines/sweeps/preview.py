@@ -24,7 +24,30 @@ def text(plan: SweepPlan) -> str:
         lines += [f"    {key}: {domain.domain_str}" for key, domain in plan.space.items()]
     fit = plan.planned - len(plan.refused)
     head = f"{plan.words} on {plan.base}: {fit} trials" + (f", and {len(plan.refused)} that do not fit" if plan.refused else "")
-    return "\n".join([head, *lines, "", *_estimate(plan, fit)])
+    return "\n".join([head, *lines, "", *_estimate(plan, fit), *_packs(plan)])
+
+
+def _packs(plan: SweepPlan) -> list[str]:
+    """Which trials train together, and why others do not."""
+    packed = plan.config.trials.packed
+    if packed == 1:
+        return []
+    from pipelines.sweeps import packing
+
+    identities = [plan.identity(number) for number in range(len(plan.points)) if number not in plan.refused]
+    found = packing.plan(identities, plan.told(), packed=packed, at_once=_slots(plan))
+    lines = [f"packs           {packing.words(found)}; what is saved by that is not counted above"]
+    reasons: dict[str, list[int]] = {}
+    for number, reason in found.alone.items():
+        reasons.setdefault(reason, []).append(number)
+    return lines + [f"not batched     {', '.join(map(str, numbers))}: {reason}" for reason, numbers in reasons.items()]
+
+
+def _slots(plan: SweepPlan) -> int:
+    """How many trials, or packs, would run at once on this machine."""
+    sweep = plan.config.sweep
+    slots = max(1, int((os.cpu_count() or 1) // (sweep.workers_per_trial * plan.config.ray.cpus_per_worker)))
+    return min(slots, sweep.max_concurrent or slots)
 
 
 def _line(number: int, point: Point, refusal: str) -> str:
@@ -34,13 +57,12 @@ def _line(number: int, point: Point, refusal: str) -> str:
 
 def _estimate(plan: SweepPlan, fit: int) -> list[str]:
     """What all trials would take to their ends, and with early stopping, one after another and side by side."""
-    config, sweep = plan.config, plan.config.sweep
+    sweep = plan.config.sweep
     seconds = _seconds(plan)
     whole = fit * seconds
     repeated = min(sweep.repeated, fit)
     again = repeated * sweep.seeds * seconds
-    slots = max(1, int((os.cpu_count() or 1) // (sweep.workers_per_trial * config.ray.cpus_per_worker)))
-    slots = min(slots, sweep.max_concurrent or slots)
+    slots = _slots(plan)
     share, words = _kept_share(plan)
     return [
         f"each trial      {plan.budget} (equal in {sweep.equal.replace('_', ' ')}), {_time(seconds)} of training on average",
