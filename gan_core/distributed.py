@@ -14,7 +14,7 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-BUCKET_BYTES = 32 * 2**20
+BUCKET_BYTES = 4 * 2**20  # a few layers: what is sent last hides behind nothing
 ALIGNMENT_BYTES = 16  # of a gradient in its bucket: fused optimizers read four floats at once
 
 Piece = TypeVar("Piece")

@@ -1,0 +1,146 @@
+"""Seconds of a training round on gloo ranks of this machine, one thread each, for several networks and ways, in short turns.
+
+What reduction.py and scaling.py measure with. All ways of a case take turns of a fraction of a second in the same processes, in another
+order each time, so that what a shared machine does to one it does to all; of paired values the median is to be taken.
+"""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from gan_core import Trainer, distributed
+from gan_core.config import GanConfig
+from gan_core.distributed import Reducer
+from gan_core.overrides import merge, validate
+from tests.support import noise_images, write_parquet
+
+# `alone`: one rank, while the others wait. `apart`: all ranks, each a training of its own. `after` and `during`: one training over the
+# ranks, whose gradients travel after backward or during it.
+WAYS = ("alone", "apart", "after", "during")
+SIDE = 32
+NETWORKS = {
+    "mlp": {"name": "mlp", "z_dim": 64, "generator": {"hidden_width": 512}, "discriminator": {"hidden_width": 512}},
+    "dcgan-32": {"name": "dcgan", "z_dim": 64, "generator": {"width": 32}, "discriminator": {"width": 32}},
+    "dcgan-32 wide": {"name": "dcgan", "z_dim": 128, "generator": {"width": 128}, "discriminator": {"width": 128}},
+    "sngan-32": {"name": "sngan", "z_dim": 128, "generator": {"width": 16}, "discriminator": {"width": 16}},
+}
+
+
+def config(network, batch_size, data):
+    """A training of one of NETWORKS on noise; rounds are one step of each player."""
+    tree = {
+        "data": {"name": "parquet", "path": data, "resolution": SIDE},
+        "network": NETWORKS[network],
+        "batch_size": batch_size,
+        "total_kimg": 1e6,
+    }
+    return validate(merge(tree, {"regularizers.spectral_norm": network.startswith("sngan")}), GanConfig)
+
+
+class OneRank:
+    """In its context this process believes that it trains by itself."""
+
+    def __enter__(self):
+        self.kept = distributed.world_size, distributed.rank
+        distributed.world_size, distributed.rank = (lambda: 1), (lambda: 0)
+
+    def __exit__(self, *_):
+        distributed.world_size, distributed.rank = self.kept
+
+
+def with_reducers(trainer, build):
+    """The same training with other reducers; `build` makes one of parameters."""
+    for name in ("g", "d"):
+        player = getattr(trainer.parts, name)
+        trainer.parts = trainer.parts._replace(**{name: player._replace(reducer=build(player.parameters))})
+
+
+def timed(trainer, rounds):
+    """Seconds of a round, the largest of the ranks that train."""
+    started = time.perf_counter()
+    for _ in range(rounds):
+        trainer._round()
+    return (time.perf_counter() - started) / rounds
+
+
+def turns(case, data, ways, count, seconds):
+    """For each way the seconds of a round in each of `count` turns, as this rank sees them."""
+    ranks, rank = dist.get_world_size(), dist.get_rank()
+    distributed.BUCKET_BYTES = case.get("bucket_bytes", distributed.BUCKET_BYTES)
+    with OneRank():
+        own = Trainer(config(case["network"], case["batch_per_rank"], data), device="cpu", evaluates=False)
+    shared = Trainer(config(case["network"], case["batch_per_rank"] * ranks, data), device="cpu", evaluates=False)
+    found = {way: [] for way in ways}
+
+    def take(way, rounds):
+        dist.barrier()
+        if way in ("alone", "apart"):
+            if way == "alone" and rank > 0:
+                return float("nan")
+            with OneRank():
+                return timed(own, rounds)
+        with_reducers(shared, Reducer if way == "during" else lambda _: None)
+        return timed(shared, rounds)
+
+    for way in ways:
+        take(way, 2)
+    rounds = max(1, int(seconds / distributed.largest([int(1e6 * take("after", 2))], torch.device("cpu"))[0] * 1e6))
+    for turn in range(count):
+        for way in random.Random(turn).sample(ways, len(ways)):
+            found[way].append(take(way, rounds))
+    sizes = [sum(parameter.nbytes for parameter in player.parameters) for player in (shared.parts.d, shared.parts.g)]
+    buckets = [len(list(distributed._buckets(player.parameters))) for player in (shared.parts.d, shared.parts.g)]
+    return {"times": found, "bytes": sizes, "buckets": buckets}
+
+
+def measure(cases, *, ranks=2, ways=WAYS, count=8, seconds=0.4):
+    """For each of `cases` ({network, batch_per_rank, bucket_bytes}): `times` by way, and the two players' gradient `bytes` and `buckets`.
+
+    A time is the largest of the ranks'. It starts `ranks` processes, and takes about `count` * `seconds` for each way of each case.
+    """
+    with tempfile.TemporaryDirectory(prefix="raygan-ranks-") as folder, socket.socket() as probe:
+        write_parquet(Path(folder, "noise.parquet"), noise_images(512, SIDE, 3)[0])
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        told = json.dumps({"cases": cases, "ways": list(ways), "count": count, "seconds": seconds})
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAYGAN_CACHE": f"{folder}/cache", "GLOO_SOCKET_IFNAME": "lo"}
+        command = [sys.executable, "-m", "tests.benchmarks.rank_steps"]
+        processes = []
+        try:
+            for rank in range(ranks):
+                words = [*command, str(rank), str(ranks), str(port), folder, told]
+                processes.append(subprocess.Popen(words, env=environment))
+            if any(process.wait() for process in processes):
+                raise RuntimeError("a rank failed; see above")
+        finally:
+            for process in processes:
+                process.kill()
+        seen = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(ranks)]
+    for index, case in enumerate(seen[0]):
+        for way in ways:
+            each = [rank[index]["times"][way] for rank in seen if way != "alone"] or [case["times"][way]]
+            case["times"][way] = [max(together) for together in zip(*each, strict=True)]
+    return seen[0]
+
+
+def main():
+    rank, ranks, port, folder, told = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], json.loads(sys.argv[5])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
+    found = [turns(case, f"{folder}/noise.parquet", told["ways"], told["count"], told["seconds"]) for case in told["cases"]]
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
