@@ -29,7 +29,7 @@ from pipelines.signals import Asked, Interrupted, in_thread
 if TYPE_CHECKING:
     from pipelines.session import Job, Outcome
 
-POLL_SECONDS, ANSWER_SECONDS, STOP_SECONDS = 0.5, 0.1, 60.0
+POLL_SECONDS, ANSWER_SECONDS, STOP_SECONDS = 1.0, 0.1, 60.0
 TAKE_SECONDS, SILENCE_SECONDS = 10.0, 60.0
 KNOB_MARGIN_SECONDS = 60.0
 GRACE_SECONDS = 45.0  # of the 60 that a job is to be given

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from tests.support import noise_images, write_parquet
 # ranks, whose gradients travel after backward or during it.
 WAYS = ("alone", "apart", "after", "during")
 SIDE = 32
+PROBES = [2**10, 2**14, 2**18, 2**20, 2**22, 2**24]
 NETWORKS = {
     "mlp": {"name": "mlp", "z_dim": 64, "generator": {"hidden_width": 512}, "discriminator": {"hidden_width": 512}},
     "dcgan-32": {"name": "dcgan", "z_dim": 64, "generator": {"width": 32}, "discriminator": {"width": 32}},
@@ -102,10 +104,25 @@ def turns(case, data, ways, count, seconds):
     return {"times": found, "bytes": sizes, "buckets": buckets}
 
 
-def measure(cases, *, ranks=2, ways=WAYS, count=8, seconds=0.4):
-    """For each of `cases` ({network, batch_per_rank, bucket_bytes}): `times` by way, and the two players' gradient `bytes` and `buckets`.
+def all_reduces(count):
+    """Bytes and the seconds, in the middle one of `count` turns, of an all-reduce with nothing beside it."""
+    found = []
+    for size in PROBES:
+        message, spent = torch.zeros(size // 4), []
+        for _ in range(count):
+            dist.barrier()
+            started = time.perf_counter()
+            dist.all_reduce(message)
+            spent.append(time.perf_counter() - started)
+        found.append((size, statistics.median(spent)))
+    return found
 
-    A time is the largest of the ranks'. It starts `ranks` processes, and takes about `count` * `seconds` for each way of each case.
+
+def measure(cases, *, ranks=2, ways=WAYS, count=8, seconds=0.4):
+    """For each of `cases` ({network, batch_per_rank, bucket_bytes}): `times` by way, each the largest of the ranks', and of the gradients
+    the `bytes` and `buckets` of the two players. Then (bytes, seconds) of all-reduces of PROBES bytes with nothing beside them.
+
+    Starts `ranks` processes, and takes about `count` * `seconds` for each way of each case.
     """
     with tempfile.TemporaryDirectory(prefix="raygan-ranks-") as folder, socket.socket() as probe:
         write_parquet(Path(folder, "noise.parquet"), noise_images(512, SIDE, 3)[0])
@@ -126,11 +143,12 @@ def measure(cases, *, ranks=2, ways=WAYS, count=8, seconds=0.4):
             for process in processes:
                 process.kill()
         seen = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(ranks)]
-    for index, case in enumerate(seen[0]):
+    cases = seen[0]["cases"]
+    for index, case in enumerate(cases):
         for way in ways:
-            each = [rank[index]["times"][way] for rank in seen if way != "alone"] or [case["times"][way]]
+            each = [rank["cases"][index]["times"][way] for rank in seen if way != "alone"] or [case["times"][way]]
             case["times"][way] = [max(together) for together in zip(*each, strict=True)]
-    return seen[0]
+    return cases, seen[0]["all_reduces"]
 
 
 def main():
@@ -138,7 +156,7 @@ def main():
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
     found = [turns(case, f"{folder}/noise.parquet", told["ways"], told["count"], told["seconds"]) for case in told["cases"]]
-    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    Path(folder, f"{rank}.json").write_text(json.dumps({"cases": found, "all_reduces": all_reduces(2 * told["count"])}))
     dist.destroy_process_group()
 
 

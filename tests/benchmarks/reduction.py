@@ -33,7 +33,8 @@ def main():
     print(f"on {environment.describe_hardware()['summary']}\n")
     print("| network | MB of D, G | buckets of MiB | number D, G | round after, ms | communication | during / after (quartiles) |")
     print("|---|---|---|---|---|---|---|")
-    for case, found in zip(cases, measure(cases, ranks=given.ranks, ways=WAYS, count=given.turns, seconds=given.seconds), strict=True):
+    measured, _ = measure(cases, ranks=given.ranks, ways=WAYS, count=given.turns, seconds=given.seconds)
+    for case, found in zip(cases, measured, strict=True):
         times = found["times"]
         low, median, high = statistics.quantiles([d / a for d, a in zip(times["during"], times["after"], strict=True)], n=4)
         share = statistics.median(a / b - 1 for a, b in zip(times["after"], times["apart"], strict=True))

@@ -130,6 +130,20 @@ def test_accumulated_gradients_are_sent_in_the_last_backward(wire):
         wire.sent.clear()
 
 
+def test_a_step_that_fails_half_way_leaves_nothing_to_the_next_one(wire):
+    network, parameters = chain(5, 5, 5, 5)
+    reducer = Reducer(parameters)
+    gradients = torch.autograd.grad(network(torch.ones(1, 5)).sum(), parameters)
+    for _ in range(2):  # the first is never finished
+        wire.sent.clear()
+        network.zero_grad()
+        reducer.expect(1)
+        wire.backward(network(torch.ones(1, 5)).sum())
+    average_over_ranks(parameters, [], reducer)
+    assert wire.sent == [(True, 28), (True, 28), (False, 28)]
+    assert all(torch.equal(parameter.grad, gradient) for parameter, gradient in zip(parameters, gradients, strict=True))
+
+
 def test_more_backwards_than_expected_are_an_error_and_one_that_nobody_expects_sends_nothing(wire):
     network, parameters = chain(5, 5, 5, 5)
     reducer = Reducer(parameters)
