@@ -1,11 +1,13 @@
 """What moves the members of a population: a pack for each architecture, and in turn those that no pack can take."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
 from gan_core.population.pack import Pack, architecture, why_not_batched
 from gan_core.trainer import Trainer
+
+AT_ONCE = 4  # rounds of a member that trains in turn: its weights are in the cache by the second
 
 
 class Engine:
@@ -29,20 +31,28 @@ class Engine:
         self._release(trainer)
         self._changed = True
 
-    def tick(self) -> Iterator[tuple[Trainer, Exception | None]]:
-        """Move each member on; gives those that ended a round, with the error that stopped it or None."""
+    def look(self) -> None:
+        """Take note of members that have loaded a state, to be called when members may have done something else than train."""
+        for trainer, pack in list(self._pack_of.items()):
+            if not pack.holds(trainer):
+                del self._pack_of[trainer]
+                self._changed = True
+
+    def tick(self, goes_on: Callable[[Trainer], bool]) -> Iterator[tuple[Trainer, Exception | None]]:
+        """Move each member on; gives those that ended a round, each time with the error that stopped it or None.
+
+        After each round of one that is alone, `goes_on` says whether it may take another at once.
+        """
         if self._changed:
             self._pack()
         for pack in self.packs:
             for trainer in pack.tick():
                 yield trainer, None
         for trainer in self.alone:
-            try:
-                trainer._round()
-            except Exception as error:
-                yield trainer, error
-            else:
-                yield trainer, None
+            for _ in range(AT_ONCE):
+                yield trainer, _error_of_round(trainer)
+                if not goes_on(trainer):
+                    break
 
     def wait_for_device(self) -> None:
         """Until everything that was asked for is done."""
@@ -70,3 +80,11 @@ class Engine:
     def _release(self, trainer: Trainer) -> None:
         if (pack := self._pack_of.pop(trainer, None)) is not None:
             pack.release(trainer)
+
+
+def _error_of_round(trainer: Trainer) -> Exception | None:
+    try:
+        trainer._round()
+    except Exception as error:
+        return error
+    return None

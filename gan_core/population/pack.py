@@ -119,6 +119,11 @@ class Pack:
             stack.release(number)
         _forget_records(trainer)
 
+    def holds(self, trainer: Trainer) -> bool:
+        """Whether the member's tensors are still those of the pack; not after it has loaded a state."""
+        number = self.trainers.index(trainer)
+        return self.d.player.holds(number) and self.g.player.holds(number)
+
     def round_of(self, trainer: Trainer) -> Round:
         """Where the member is."""
         return self._rounds[self.trainers.index(trainer)]

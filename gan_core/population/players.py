@@ -75,6 +75,11 @@ class StackedPlayer:
         moments = ([view.clone() for view in stack.row(number)] for stack in self.moments)
         _set_moments(player, [self.steps[number].clone() for _ in player.parameters], *moments)
 
+    def holds(self, number: int) -> bool:
+        """Whether the member's optimizer still has the moments that are here: loading a state gives it others."""
+        moment: Tensor = self.players[number].optimizer.state[self.players[number].parameters[0]][MOMENTS[0]]
+        return moment.data_ptr() == self.moments[0].table[number].data_ptr()
+
     def leaves(self, rows: Rows) -> list[Tensor]:
         """Parameters of these members as leaves of a graph: views where they lie together, otherwise copies."""
         if isinstance(rows.pick, Tensor):

@@ -190,8 +190,9 @@ class Population:
         seats = {seat.trainer: seat for seat in self._seats.values() if seat.trainer is not None}
         started = time.perf_counter()
         try:
+            self._engine.look()
             while self._failure is None and all(seat.waits for seat in seats.values()):
-                for trainer, error in self._engine.tick():
+                for trainer, error in self._engine.tick(lambda trainer: seats[trainer].waits):
                     seat = seats[trainer]
                     seat.error = error
                     seat.after_round()

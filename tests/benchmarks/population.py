@@ -78,7 +78,7 @@ def work(pipe, trees, device, threads, together):
         goal = min(trainer.images_seen for trainer in trainers) + images
         if together:
             while min(trainer.images_seen for trainer in trainers) < goal:
-                list(engine.tick())
+                list(engine.tick(lambda _: True))
         else:
             for trainer in trainers:
                 while trainer.images_seen < goal:

@@ -1,5 +1,6 @@
 """Members of a population against the same runs alone."""
 
+import copy
 import io
 import re
 import threading
@@ -119,7 +120,7 @@ def test_members_of_one_architecture_are_one_pack_and_others_train_in_turn():
     trainers = [tiny_trainer(**options) for options in DIFFERENT] + [tiny_trainer(batch_size=32)]
     for trainer in trainers:
         engine.add(trainer)
-    list(engine.tick())
+    list(engine.tick(lambda _: True))
     (pack,) = engine.packs
     assert set(pack.trainers) == set(trainers[:8])
     assert engine.alone == trainers[8:]
@@ -233,6 +234,26 @@ def saved_bytes(state):
     file = io.BytesIO()
     torch.save(state, file)
     return file.tell()
+
+
+def test_a_member_that_loads_a_state_between_rounds_goes_on_from_it():
+    def goes_back(trainer, saved):
+        def report(told):
+            if told.state is not None and told.images_seen == 160:
+                saved.append(copy.deepcopy(told.state()))
+            if told.images_seen == 320 and len(saved) == 1:
+                saved.append(None)
+                trainer.load_state_dict(saved[0])
+
+        return report
+
+    runs = [{**LONG, **options, "schedule__report_kimg": 0.16, "schedule__checkpoint_kimg": 0.16} for options in ({}, {"seed": 1})]
+    members = [tiny_trainer(**options) for options in runs]
+    by_itself = tiny_trainer(**runs[0])
+    by_itself.run(goes_back(by_itself, []))
+    assert Population(2).run(members, [goes_back(members[0], []), lambda _: None]) == [None, None]
+    assert_same_state(members[0].state_dict(), by_itself.state_dict())
+    assert_same_state(members[1].state_dict(), alone(runs[1])[1])
 
 
 def test_a_wish_stops_the_member_that_has_it():

@@ -49,7 +49,7 @@ def test_a_population_says_what_ended_it(monkeypatch):
         raise MemoryError("full")
         yield
 
-    monkeypatch.setattr(population._engine, "tick", lambda: full(None))
+    monkeypatch.setattr(population._engine, "tick", full)
     assert population.failure is None
     (error,) = population.run([tiny_trainer()], [lambda report: None])
     assert str(population.failure) == "full"
