@@ -60,6 +60,7 @@ def test_the_handwritten_loop_makes_gradients_of_d_in_gs_step_and_saves_a_pass_o
     products = [2 * work.batch * sum(weight.numel() for weight in network.parameters() if weight.ndim == 2) for network in (g, d)]
     assert fresh - floor == products[1]
     assert fresh - reused == products[0]
+    assert count(raygan_side, "reuse").flops / 2 == floor - products[0] == reused - products[1]
 
 
 def test_operations_counts_products_and_reads():
@@ -115,15 +116,15 @@ def test_each_workload_is_a_config_of_raygans_and_its_sides_exist(name, tmp_path
 
 
 def test_a_ratio_is_the_median_over_runs_of_medians_over_turns_and_judged_by_what_was_asked():
-    rates = {
-        "raygan": [[200.0, 100.0, 220.0], [130.0, 130.0, 130.0]],
-        "mimicry": [[100.0, 100.0, 100.0]] * 2,
-        "lucidrains": [[100.0] * 3] * 2,
-    }
-    counts = {"raygan": {"flops": 4}, "mimicry": {"flops": 5}, "lucidrains": {"flops": 8}}
-    mimicry, lucidrains = peers.rows("mlp", rates, counts)
-    assert mimicry[4:] == ["1.65 (1.30..2.00)", "1.32 (1.04..1.60)", "1.3: met"]
-    assert lucidrains[5:] == ["0.82 (0.65..1.00)", "1.3: not met"]
+    hundred = [[100.0] * 3] * 2
+    rates = {"raygan": [[200.0, 100.0, 220.0], [130.0] * 3], "raygan_reuse": [[90.0] * 3] * 2}
+    rates |= {"handwritten": hundred, "mimicry": hundred, "lucidrains": hundred}
+    counts = {name: {"flops": flops} for name, flops in zip(rates, (4, 3, 3, 5, 8), strict=True)}
+    default, reusing, mimicry, lucidrains = peers.rows("mlp", rates, counts)
+    assert default[2:] == ["raygan", "100", "165", "1.65 (1.30..2.00)", "2.20 (1.73..2.67)", "1.0: met"]
+    assert reusing[2:] == ["raygan_reuse", "100", "90", "0.90 (0.90..0.90)", "0.90 (0.90..0.90)", "1.0: not met"]
+    assert mimicry[5:] == ["1.65 (1.30..2.00)", "1.32 (1.04..1.60)", "1.3: met"]
+    assert lucidrains[6:] == ["0.82 (0.65..1.00)", "1.3: not met"]
 
 
 def test_the_environment_of_peers_is_pinned_and_has_raygans_torch():

@@ -1,4 +1,7 @@
-"""raygan: gan_core's Trainer, the loop that `raygan train` runs, with statistics and a report of their means each 5,000 images."""
+"""raygan: gan_core's Trainer, the loop that `raygan train` runs, with statistics and a report of their means each 5,000 images.
+
+`reuse` has `reuse_fakes=true`.
+"""
 
 from gan_core import Trainer
 from tests.benchmarks.peers import workloads
@@ -14,8 +17,9 @@ class Ticking(Trainer):
         self.tick()
 
 
-def train(given, _):
-    config = workloads.config(given.work, given.path, given.cache, given.words)
+def train(given, variant):
+    words = [*given.words, "reuse_fakes=true"] if variant == "reuse" else given.words
+    config = workloads.config(given.work, given.path, given.cache, words)
     trainer = Ticking(config, device=given.device, evaluates=False)
     trainer.tick = given.tick
     trainer.run(lambda report: None)
