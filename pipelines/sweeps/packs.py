@@ -68,7 +68,8 @@ class Conductor:
     """Starts packs while there is room, and answers their members.
 
     A member that breaks begins again in its pack, from its last checkpoint. Where a process dies, or a step of all fails, its members go
-    on in two packs of half the size: if it was for want of memory they need less, and if it was one of them it takes fewer with it.
+    on in two packs of half the size: if it was for want of memory they need less, and if it was one of them it takes fewer with it. The
+    last time that they may, each goes on alone.
     """
 
     def __init__(self, batch: Batch, told: Told, slots: Slots, packing: Packing, notary: Notary) -> None:
@@ -155,8 +156,10 @@ class Conductor:
         for member in [member for member in running.members.values() if member.finished]:
             self._end(member)
         left = [member for member in running.members.values() if not member.finished and self._may_try_again(member, error)]
-        half = -(-len(left) // 2)
-        self._waiting.extendleft(part for part in (left[half:], left[:half]) if part)
+        last = any(member.failures == self._retries for member in left)
+        size = 1 if last else -(-len(left) // 2)
+        parts = [left[first : first + size] for first in range(0, len(left), max(1, size))]
+        self._waiting.extendleft(reversed(parts))
 
     def _end(self, member: Member) -> None:
         self._scheduler.on_trial_complete(None, member, member.last_result)

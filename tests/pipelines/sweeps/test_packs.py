@@ -183,6 +183,13 @@ def test_a_member_that_always_kills_its_process_ends_alone_and_the_others_go_on(
     assert world.packs == [[0, 1, 2, 3], [0, 1], [2, 3], [2], [2], [3]]
 
 
+def test_the_last_time_that_members_may_go_on_they_do_so_alone(conducted):
+    """As many as a pack has of them, what only happens to packs costs no trial."""
+    world = conducted([8], {(5, 1): ("kills", 2)}, retries=2)
+    assert world.ends == dict.fromkeys(range(8), SPENT)
+    assert world.packs == [[*range(8)], [0, 1, 2, 3], [4, 5, 6, 7], [4], [5], [6], [7]]
+
+
 def test_a_member_that_was_told_to_stop_is_not_tried_again(conducted):
     """The process dies while it leaves: it has ended all the same."""
     world = conducted([2], {(0, 0): ("", 0)}, scheduler="asha", goodness=[0.9, 0.1].__getitem__)
