@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from gan_core import Trainer, distributed
 from gan_core.config import GanConfig
 from gan_core.distributed import Reducer
 from gan_core.overrides import merge, validate
+from tests.benchmarks import slow_link
 from tests.support import noise_images, write_parquet
 
 # `alone`: one rank, while the others wait. `apart`: all ranks, each a training of its own. `after` and `during`: one training over the
@@ -118,25 +120,28 @@ def all_reduces(count):
     return found
 
 
-def measure(cases, *, ranks=2, ways=WAYS, count=8, seconds=0.4):
+def measure(cases, *, ranks=2, ways=WAYS, count=8, seconds=0.4, link_mbit=None):
     """For each of `cases` ({network, batch_per_rank, bucket_bytes}): `times` by way, each the largest of the ranks', and of the gradients
     the `bytes` and `buckets` of the two players. Then (bytes, seconds) of all-reduces of PROBES bytes with nothing beside them.
 
-    Starts `ranks` processes, and takes about `count` * `seconds` for each way of each case.
+    Starts `ranks` processes, and takes about `count` * `seconds` for each way of each case. With `link_mbit` two ranks talk over a link of
+    that rate (slow_link.py), else over the loopback device.
     """
-    with tempfile.TemporaryDirectory(prefix="raygan-ranks-") as folder, socket.socket() as probe:
+    with tempfile.TemporaryDirectory(prefix="raygan-ranks-") as folder, ExitStack() as stack:
         write_parquet(Path(folder, "noise.parquet"), noise_images(512, SIDE, 3)[0])
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+        places = [slow_link.End([], "lo", "127.0.0.1")] * ranks
+        if link_mbit is not None:
+            assert ranks == 2, "a link has two ends"
+            places = stack.enter_context(slow_link.ends(link_mbit))
         told = json.dumps({"cases": cases, "ways": list(ways), "count": count, "seconds": seconds})
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAYGAN_CACHE": f"{folder}/cache", "GLOO_SOCKET_IFNAME": "lo"}
         command = [sys.executable, "-m", "tests.benchmarks.rank_steps"]
+        meeting = f"{places[0].address}:{_free_port() if link_mbit is None else 29400}"  # namespaces have ports of their own
         processes = []
         try:
-            for rank in range(ranks):
-                words = [*command, str(rank), str(ranks), str(port), folder, told]
-                processes.append(subprocess.Popen(words, env=environment))
+            for rank, (prefix, interface, _) in enumerate(places):
+                mine = {"OMP_NUM_THREADS": "1", "RAYGAN_CACHE": f"{folder}/cache", "GLOO_SOCKET_IFNAME": interface}
+                words = [*prefix, *command, str(rank), str(ranks), meeting, folder, told]
+                processes.append(subprocess.Popen(words, env={**os.environ, **mine}))
             if any(process.wait() for process in processes):
                 raise RuntimeError("a rank failed; see above")
         finally:
@@ -151,10 +156,16 @@ def measure(cases, *, ranks=2, ways=WAYS, count=8, seconds=0.4):
     return cases, seen[0]["all_reduces"]
 
 
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def main():
-    rank, ranks, port, folder, told = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], json.loads(sys.argv[5])
+    rank, ranks, meeting, folder, told = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], json.loads(sys.argv[5])
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
+    dist.init_process_group("gloo", init_method=f"tcp://{meeting}", rank=rank, world_size=ranks)
     found = [turns(case, f"{folder}/noise.parquet", told["ways"], told["count"], told["seconds"]) for case in told["cases"]]
     Path(folder, f"{rank}.json").write_text(json.dumps({"cases": found, "all_reduces": all_reduces(2 * told["count"])}))
     dist.destroy_process_group()
