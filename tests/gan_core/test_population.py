@@ -33,9 +33,9 @@ DIFFERENT = [
     {"loss__name": "wasserstein", "regularizers__clip_weight": 0.05, "step_ratio": "2:1", "seed": 7, "ema_halflife_kimg": None},
     {"loss__name": "mmd", "seed": 8, "regularizers__lecam_lambda": 0.3},
 ]
-LONG = {"precision": "float64", "total_kimg": 0.64, "schedule__report_kimg": 0.32, "schedule__evaluate_kimg": 0.64}
-LONG |= {"schedule__sample_kimg": 0.64, "schedule__checkpoint_kimg": 0.32}
-SHORT = {**LONG, "total_kimg": 0.32}
+LONG = {"precision": "float64", "total_kimg": 0.48, "schedule__report_kimg": 0.24, "schedule__evaluate_kimg": 0.48}
+LONG |= {"schedule__sample_kimg": 0.48, "schedule__checkpoint_kimg": 0.24}
+SHORT = {**LONG, "total_kimg": 0.24}
 
 
 RUNS_ALONE = {}
@@ -202,7 +202,7 @@ def test_a_member_whose_report_fails_leaves_the_others_at_work():
 
 def test_a_checkpoint_of_a_member_continues_alone_and_one_of_a_run_alone_continues_in_company():
     runs = [{**LONG, **options} for options in DIFFERENT[:4]]
-    halves = [{**options, "total_kimg": 0.32} for options in runs]
+    halves = [{**options, "total_kimg": 0.24} for options in runs]
     expected = [alone(options)[1] for options in runs]
     for (_, state), options, whole in zip(together(halves), runs, expected, strict=True):
         trainer = tiny_trainer(**options)
