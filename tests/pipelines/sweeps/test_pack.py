@@ -34,8 +34,9 @@ class Sweeping:
     """A sweep's ledger in `folder`, as its driver makes it."""
 
     def __init__(self, folder, **overrides):
-        settings = {"loss.name": ["hinge", "wasserstein"], "step_ratio": ["1:1", "2:1"], "precision": "float64", "total_kimg": 1.6}
+        settings = {"loss.name": ["hinge", "wasserstein"], "step_ratio": ["1:1", "2:1"], "precision": "float64", "total_kimg": 0.8}
         settings |= {"mlflow.tracking_uri": f"sqlite:///{folder}/mlflow.db", "mlflow.system_metrics": False}
+        settings |= {"schedule.report_kimg": 0.2, **{f"schedule.{key}_kimg": 0.4 for key in ("sample", "evaluate", "checkpoint")}}
         self.folder = folder
         self.plan = plans.make(write_config(folder), "loss_x_ratio", settings | overrides).named("some")
         self.tracker = tracking.connect(self.plan.config.mlflow.tracking_uri, "raygan-some")
@@ -123,14 +124,14 @@ def test_each_member_is_the_run_that_it_would_be_alone(sweeping):
 
 def test_a_member_stops_by_itself_where_it_is_told_to_and_the_others_go_on(sweeping):
     sweep = sweeping("some")
-    events = played(sweep, lambda number, values: not (number == 1 and values[CLOCK] >= 0.8))
+    events = played(sweep, lambda number, values: not (number == 1 and values[CLOCK] >= 0.4))
     assert sorted(event.number for event in events if event.kind == LEFT) == [0, 1, 2, 3]
     assert [event.number for event in events if event.values.get("done")].count(1) == 0
-    assert max(sweep.run(1).steps("progress/images_seen")) == 800
+    assert max(sweep.run(1).steps("progress/images_seen")) == 416  # the round in which 400 were due
     for number in (0, 2, 3):
-        assert max(sweep.run(number).steps("progress/images_seen")) >= 1600
+        assert max(sweep.run(number).steps("progress/images_seen")) >= 800
     (folder,) = (sweep.folder / "runs" / sweep.run(1).run_id).glob("checkpoint_0*")
-    assert checkpoint.verify(folder) == 800  # it can go on from there
+    assert checkpoint.verify(folder) == 416  # it can go on from there
 
 
 def test_a_member_that_breaks_begins_again_from_its_checkpoint_beside_the_others(sweeping, monkeypatch):
@@ -156,9 +157,9 @@ def test_a_member_that_breaks_begins_again_from_its_checkpoint_beside_the_others
             elif event.kind == LEFT:
                 left.append(event.number)
     assert sorted(left) == [0, 1, 2, 3]
-    assert broken == ["checkpoint_000000000800"]
-    assert sweep.run(2).steps("d/loss") == list(range(160, 1601, 160))  # each once
-    assert sweep.run(2).final_state()["images_seen"] == 1600
+    assert broken == ["checkpoint_000000000400"]
+    assert sweep.run(2).steps("d/loss") == [208, 400, 608, 800]  # each once
+    assert sweep.run(2).final_state()["images_seen"] == 800
 
 
 def test_members_that_diverge_or_do_not_fit_end_with_the_reason_and_the_others_go_on(sweeping):
