@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.execution.controller.controller import TrainController
+from ray.train.v2._internal.execution.controller import controller
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
@@ -25,7 +25,9 @@ class _Group(WorkerGroup):
         return custom_runtime_env
 
 
-class _Controller(TrainController):
+class TrainController(controller.TrainController):
+    """Ray Train's, by its name, which its process has too."""
+
     worker_group_cls = _Group
 
 
@@ -41,6 +43,6 @@ class Policy(FixedScalingPolicy):
 
 def run(**told: Any) -> Any:
     """The result of a controller that is given `told`."""
-    controller = ray.remote(num_cpus=0)(_Controller).remote(**told)
-    ray.get(controller.run.remote())
-    return ray.get(controller.get_result.remote())
+    actor = ray.remote(num_cpus=0)(TrainController).remote(**told)
+    ray.get(actor.run.remote())
+    return ray.get(actor.get_result.remote())

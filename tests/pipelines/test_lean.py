@@ -65,7 +65,7 @@ def test_only_a_fixed_number_of_workers_of_our_own_cluster_is_not_told_to_the_au
 def test_ranks_of_our_own_cluster_have_the_environment_that_they_inherit(monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     assert lean._Group._get_worker_runtime_env({}) == {}
-    assert lean._Controller.worker_group_cls is lean._Group
+    assert lean.TrainController.worker_group_cls is lean._Group
 
 
 @pytest.mark.parametrize("ours", [True, False])
