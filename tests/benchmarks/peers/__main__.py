@@ -38,7 +38,6 @@ OWN_NETWORKS_ONLY = ("lucidrains",)
 REUSING = ("handwritten", "handwritten_plain")
 ASKED = {"floor": 0.95, "handwritten": 1.0} | dict.fromkeys(IN_THEIR_OWN, 1.3)
 MADE_IMAGES, MOST_IMAGES = 4096, 16384
-COUNTED_ROUNDS = 4  # a whole period of the lazy penalties
 
 
 class Side:
@@ -102,20 +101,21 @@ def run(names, given, asked):
         for number in range(asked.turns):
             for side in ready[:: 1 if number % 2 == 0 else -1]:
                 told = side.order(seconds=asked.seconds)
-                rates[side.name].append(told["rounds"] * WORKLOADS[asked.current].images / told[asked.clock])
+                rates[side.name].append(told["rounds"] * WORKLOADS[given["workload"]].images / told[asked.clock])
         counts = {side.name: counted(side, given, asked.threads) for side in ready} if asked.counts else {}
     return rates, counts
 
 
 def counted(side, given, threads):
-    """What some rounds of a side do. Recorded or compiled steps hide it, so raygan's are counted as they are written."""
+    """What a period of rounds of a side does. Recorded or compiled steps hide it, so raygan's are counted as they are written."""
+    period = WORKLOADS[given["workload"]].period
     as_written = [word for word in given["words"] if not word.startswith("speed.")]
     if not side.name.startswith("raygan") or as_written == given["words"]:
-        return side.order(count=COUNTED_ROUNDS)
+        return side.order(count=period)
     written = Side(side.name, {**given, "words": as_written}, threads)
     try:
         written.answer()
-        return written.order(count=COUNTED_ROUNDS)
+        return written.order(count=period)
     finally:
         written.end()
 
@@ -123,7 +123,6 @@ def counted(side, given, threads):
 def measure(workload, asked, folder):
     """Runs of a workload: rates[side][run][turn] and what a round does, of those sides that started."""
     work = WORKLOADS[workload]
-    asked.current = workload
     against = [name for name in work.against if not asked.against or name in asked.against]
     names = ["raygan", *(["raygan_reuse"] if set(against) & set(REUSING) else []), *against]
     path = asked.data or made_images(folder, work.channels, work.resolution)
@@ -138,7 +137,8 @@ def measure(workload, asked, folder):
         rates, found_counts = run(names, given, asked)
         counts |= found_counts
         found.append(rates)
-    return {name: [rates[name] for rates in found if name in rates] for name in names if name in counts}, counts
+    started = [name for name in names if all(name in rates for rates in found)]
+    return {name: [rates[name] for rates in found] for name in started}, {name: counts[name] for name in started}
 
 
 def made_images(folder, channels, resolution):
@@ -228,8 +228,8 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--data", help="a Parquet file of images; otherwise they are made")
     parser.add_argument("--runs", type=int, default=5, help="starts of all sides")
-    parser.add_argument("--turns", type=int, default=3, help="of each side in a run")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
+    parser.add_argument("--turns", type=int, default=2, help="of each side in a run")
+    parser.add_argument("--seconds", type=float, default=0.8, help="of a turn")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu, with --threads 1, where others use the machine")
     parser.add_argument("--word", action="append", default=[], help="key=value for raygan's config")
     asked = parser.parse_args()
