@@ -44,8 +44,8 @@ ui: $(READY)  ## MLflow's pages on http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(VENV)/bin/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
 	    --backend-store-uri sqlite:///mlflow.db
 
-bench: $(READY)  ## overhead of a run over a bare PyTorch loop
-	$(VENV)/bin/python -m tests.benchmarks.overhead
+bench: $(READY)  ## the benchmark suite, under 10 minutes on 2 cores; PIECES="steps memory" for some of it
+	$(VENV)/bin/python -m tests.benchmarks.suite $(PIECES)
 
 $(PEERS_READY): $(PEERS)
 	$(PYTHON) -m venv .venv-peers
