@@ -129,11 +129,14 @@ def _lazy_step(d: Player, g: Player, parts: list[Part], lazy: list[Penalty], gam
 def _divided(real: Batch | None, latents: Batch, draws: Tensor | None, game: Game) -> Iterator[tuple[Batch | None, Tensor | None, Batch]]:
     """A rank's batch in equal parts; reals and draws are by decision: packed."""
     count = game.accumulation_steps
+    if count == 1:
+        yield None if real is None else pack(real, game.packing), draws, latents
+        return
     reals: list[Batch | None] = [None] * count
     if real is not None:
         reals = [pack(part, game.packing) for part in real.split(len(real.inputs) // count)]
     draw_parts: list[Tensor | None] = [None] * count if draws is None else list(draws.chunk(count))
-    return zip(reals, draw_parts, latents.split(len(latents.inputs) // count), strict=True)
+    yield from zip(reals, draw_parts, latents.split(len(latents.inputs) // count), strict=True)
 
 
 def fakes(generator: nn.Module, latents: Batch, game: Game) -> Batch:

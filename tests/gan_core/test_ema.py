@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from gan_core.ema import Average
+from tests.support import tiny_trainer
 
 
 def filled(value):
@@ -63,3 +64,19 @@ def test_the_half_life_does_not_depend_on_how_images_are_cut_into_updates(images
     for _ in range(1000 // images):
         average.update(images=images, images_seen=10**9)
     torch.testing.assert_close(average.network[0].bias, torch.full((2,), 0.5), rtol=1e-4, atol=0)
+
+
+def test_without_averaging_nothing_is_copied_until_somebody_looks():
+    trainer = tiny_trainer(ema_halflife_kimg=None)
+    kept = [parameter.clone() for parameter in trainer.parts.g.parameters]
+    for _ in range(3):
+        trainer._round()
+    unread = trainer.parts.g_ema._network
+    assert all(torch.equal(mine, old) for mine, old in zip(unread.parameters(), kept, strict=True))
+    read = trainer.parts.g_ema.network
+    assert read is unread
+    for mine, theirs in zip(read.parameters(), trainer.parts.g.parameters, strict=True):
+        assert torch.equal(mine, theirs)
+    trainer._round()
+    saved = trainer.state_dict()
+    assert all(torch.equal(saved["g_ema"][key], value) for key, value in saved["generator"].items())
