@@ -1,8 +1,9 @@
-"""How long until something happens: `python -m tests.benchmarks.start_up [help] [train] [imports]`, all three in under 3 minutes.
+"""How long until something happens: `python -m tests.benchmarks.start_up [help] [train[=RUNS]] [imports]`, all in under 3 minutes.
 
-`help` runs `raygan --help` and its like; `train` runs `raygan train digits` to its first step, with the seconds of each part (the metrics
-`startup/*` of its run) and of each process (seen by looking at all of them ten times a second, CPU time up to the first step); `imports`
-adds up by package what `python -X importtime` says of the driver's and a rank's imports.
+`help` runs `raygan --help` and its like. `train` runs `raygan train digits` to its first step, each time in a new folder, whose MLflow
+database is made first (a part of `tracking`), with the seconds of each part (metrics `startup/*` of its run) and of each process (seen by
+looking at all of them ten times a second; CPU time up to the first step). `imports` adds up by package what `python -X importtime` says of
+the driver's and a rank's imports.
 """
 
 import os
@@ -95,17 +96,17 @@ def trained():
     return parts, sorted(processes, key=lambda process: process[1])
 
 
-def trainings():
+def trainings(count=TRAININGS):
     """The medians of several starts."""
-    runs = [trained() for _ in range(TRAININGS)]
-    print(f"| to the first step of `raygan train digits` | {' | '.join(f'run {n + 1}, s' for n in range(TRAININGS))} | median, s |")
-    print("|---" * (TRAININGS + 2) + "|")
+    runs = [trained() for _ in range(count)]
+    print(f"| to the first step of `raygan train digits` | {' | '.join(f'run {n + 1}, s' for n in range(count))} | median, s |")
+    print("|---" * (count + 2) + "|")
     rows = {name: [parts[name] for parts, _ in runs] for name in PARTS}
     rows["all"] = [sum(parts.values()) for parts, _ in runs]
     rows["CPU seconds of all processes"] = [sum(cpu for _, _, cpu in processes) for _, processes in runs]
     for name, seconds in rows.items():
         print(f"| {name} | {' | '.join(f'{value:.1f}' for value in seconds)} | {statistics.median(seconds):.1f} |")
-    middle = sorted(runs, key=lambda run: sum(run[0].values()))[TRAININGS // 2]
+    middle = sorted(runs, key=lambda run: sum(run[0].values()))[count // 2]
     print("\n| process of the middle run | first seen, s | CPU seconds to the first step |\n|---|---|---|")
     for name, first, cpu in middle[1]:
         print(f"| {name} | {first:.1f} | {cpu:.2f} |")
@@ -127,5 +128,6 @@ def imports():
 if __name__ == "__main__":
     print(f"{time.strftime('%Y-%m-%d')}, {environment.describe()['hardware']['summary']}, load {os.getloadavg()[0]:.1f}\n")
     for what in sys.argv[1:] or ("help", "train", "imports"):
-        {"help": helps, "train": trainings, "imports": imports}[what]()
+        name, _, runs = what.partition("=")
+        {"help": helps, "train": trainings, "imports": imports}[name](*([int(runs)] if runs else []))
         print(flush=True)
