@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gan_core.networks import dcgan, sngan
 from tests.benchmarks.peers import __main__ as peers
 from tests.benchmarks.peers import floor_side, handwritten_side, plain, raygan_side, side, workloads
 from tests.benchmarks.peers.workloads import WORKLOADS
@@ -92,18 +93,24 @@ def test_a_turn_is_of_whole_periods_and_lasts_as_ordered(monkeypatch):
     assert (counted["rounds"], counted["flops"], counted["reads"]) == (3, 3 * 16, 0)
 
 
-def test_plain_layers_are_the_functions_of_gan_cores_networks():
-    work = WORKLOADS["dcgan-32"]._replace(generator={"width": 8}, discriminator={"width": 8})
+@pytest.mark.parametrize("workload", ["dcgan-32", "sngan-32"])
+def test_networks_written_out_in_plain_layers_are_the_functions_of_gan_cores(monkeypatch, workload):
+    for module, names in ((dcgan, ("spread", "double_to_few")), (sngan, ("convolve_doubled", "convolve_and_halve", "_scaled"))):
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(module, name))  # so that it is put back
+    work = WORKLOADS[workload]._replace(generator={"width": 4}, discriminator={"width": 4}, spectral_norm=False)
     torch.manual_seed(0)
-    pair = plain.networks(work, "cpu")
-    torch.manual_seed(0)
-    own = workloads.networks(work, "cpu")
-    for network, other in zip(own, pair, strict=True):
-        other.load_state_dict(network.state_dict())
-    z = torch.randn(6, work.z_dim)
-    torch.testing.assert_close(pair[0](z), own[0](z), rtol=1e-4, atol=1e-5)
-    images = torch.rand(6, 3, 32, 32) * 2 - 1
-    torch.testing.assert_close(pair[1](images), own[1](images), rtol=1e-4, atol=1e-5)
+    generator, discriminator = (network.double() for network in workloads.networks(work, "cpu"))
+    z = torch.randn(6, work.z_dim, dtype=torch.float64)
+
+    def outputs():
+        return [images := generator(z), discriminator(images)]
+
+    quick = outputs()
+    plain.write_out()
+    written_out = outputs()
+    torch.testing.assert_close(written_out, quick, rtol=1e-10, atol=1e-12)
+    assert not torch.equal(written_out[0], quick[0]), "other sums round otherwise"
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

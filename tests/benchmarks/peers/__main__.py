@@ -29,14 +29,15 @@ from PIL import Image
 from gan_core.building import load_dataset
 from pipelines import environment
 from tests.benchmarks.peers import workloads
-from tests.benchmarks.peers.workloads import WORKLOADS
+from tests.benchmarks.peers.workloads import IF_ASKED, WORKLOADS
 
 ROOT = Path(__file__).parents[3]
 PEERS = ROOT / ".venv-peers/bin/python"
 IN_THEIR_OWN = ("mimicry", "torchgan", "lightning", "lucidrains")
 OWN_NETWORKS_ONLY = ("lucidrains",)
 REUSING = ("handwritten", "handwritten_plain")
-ASKED = {"floor": 0.95, "handwritten": 1.0} | dict.fromkeys(IN_THEIR_OWN, 1.3)
+ASKED = {"floor": 0.95, "handwritten": 1.0, "handwritten_plain": 1.0}
+ASKED |= dict.fromkeys([*IN_THEIR_OWN, *(f"{name}_{kind}" for name in IN_THEIR_OWN for kind in ("plain", "own"))], 1.3)
 MADE_IMAGES, MOST_IMAGES = 4096, 16384
 
 
@@ -123,7 +124,7 @@ def counted(side, given, threads):
 def measure(workload, asked, folder):
     """Runs of a workload: rates[side][run][turn] and what a round does, of those sides that started."""
     work = WORKLOADS[workload]
-    against = [name for name in work.against if not asked.against or name in asked.against]
+    against = [name for name in (*work.against, *IF_ASKED) if name in (asked.against or work.against)]
     names = ["raygan", *(["raygan_reuse"] if set(against) & set(REUSING) else []), *against]
     path = asked.data or made_images(folder, work.channels, work.resolution)
     dataset = load_dataset(workloads.config(work, path, folder))
@@ -234,7 +235,7 @@ def main():
     parser.add_argument("--word", action="append", default=[], help="key=value for raygan's config")
     asked = parser.parse_args()
     chosen = asked.workload or workloads.DEFAULT[asked.device.partition(":")[0]]
-    sides = {name for workload in WORKLOADS.values() for name in workload.against}
+    sides = {*IF_ASKED, *(name for workload in WORKLOADS.values() for name in workload.against)}
     for given, known in ((set(chosen), set(WORKLOADS)), (set(asked.against or ()), sides)):
         if given - known:
             parser.error(f"not known: {', '.join(sorted(given - known))}; there are {', '.join(sorted(known))}")

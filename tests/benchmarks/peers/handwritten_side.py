@@ -3,19 +3,18 @@
 Reals and fakes each go forward and backward through D on their own. G's step uses the last fakes of D's steps again, through D as it is by
 then, and its backward pass also makes gradients of D's weights, which nobody uses. Three means of D's outputs are read from the device in
 each round; losses are printed in each fiftieth. `fresh` draws new latents for G's step, as 1406.2661 (algorithm 1) and raygan do, which is
-one forward pass of G more; `plain` trains networks of PyTorch's own layers.
+one forward pass of G more.
 """
 
 import torch
 from torch import nn
 
-from tests.benchmarks.peers import plain
 from tests.benchmarks.peers.side import loader, own_networks
 
 
 def train(given, variant):
     work, device = given.work, given.device
-    generator, discriminator = plain.networks(work, device) if variant == "plain" else own_networks(given)
+    generator, discriminator = own_networks(given)
     d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=work.betas)
     g_optimizer = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=work.betas)
     cross_entropy = nn.BCEWithLogitsLoss()

@@ -1,51 +1,17 @@
-"""DCGAN's two networks in PyTorch's own layers, as PyTorch's example writes them: the functions of gan_core's, with weights of its names.
+"""gan_core's networks in PyTorch's own layers, one call after another as the papers draw them, with the same weights and numbers.
 
-gan_core.networks.dcgan writes some of the same layers as other, quicker ones.
+gan_core joins or rewrites some of them (gan_core/networks/_convolutions.py); users of other trainers write them like this.
 """
 
-from itertools import pairwise
+from torch.nn import functional
 
-from torch import nn
-
-from gan_core.networks import dcgan
+from gan_core.networks import dcgan, sngan
 
 
-class Generator(nn.Module):
-    """As gan_core's, for images without classes."""
-
-    def __init__(self, resolution, channels, z_dim, width=64, max_width=512):
-        super().__init__()
-        base, widths = dcgan._plan(resolution, width, max_width)
-        layers = [nn.ConvTranspose2d(z_dim, widths[-1], base, 1, 0, bias=False), nn.BatchNorm2d(widths[-1]), nn.ReLU(True)]
-        for width_in, width_out in pairwise(widths[::-1]):
-            layers += [nn.ConvTranspose2d(width_in, width_out, 4, 2, 1, bias=False), nn.BatchNorm2d(width_out), nn.ReLU(True)]
-        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(widths[0], channels, 4, 2, 1), nn.Tanh())
-
-    def forward(self, z):
-        return self.layers(z[:, :, None, None])
-
-
-class Discriminator(nn.Module):
-    """As gan_core's, for images without classes."""
-
-    def __init__(self, resolution, channels, width=64, max_width=512):
-        super().__init__()
-        base, widths = dcgan._plan(resolution, width, max_width)
-        layers = [nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, True)]
-        for width_in, width_out in pairwise(widths):
-            layers += [nn.Conv2d(width_in, width_out, 4, 2, 1, bias=False), nn.BatchNorm2d(width_out), nn.LeakyReLU(0.2, True)]
-        self.features, self.logit = nn.Sequential(*layers), nn.Conv2d(widths[-1], 1, base)
-
-    def forward(self, images):
-        return self.logit(self.features(images)).flatten()
-
-
-def networks(work, device):
-    """Both, with the weights that gan_core would give them."""
-    from tests.benchmarks.peers import workloads
-
-    g = Generator(work.resolution, work.channels, work.z_dim, **work.generator)
-    d = Discriminator(work.resolution, work.channels, **work.discriminator)
-    for plain, own in zip((g, d), workloads.networks(work, "cpu"), strict=True):
-        plain.load_state_dict(own.state_dict())
-    return [network.to(device).train() for network in (g, d)]
+def write_out():
+    """Have the networks of this process compute so."""
+    dcgan.spread = lambda vectors, weight, bias: functional.conv_transpose2d(vectors[:, :, None, None], weight, bias)
+    dcgan.double_to_few = lambda features, weight, bias: functional.conv_transpose2d(features, weight, bias, 2, 1)
+    sngan.convolve_doubled = lambda features, weight, bias: functional.conv2d(sngan._doubled(features), weight, bias, 1, 1)
+    sngan.convolve_and_halve = lambda features, weight, bias: functional.avg_pool2d(functional.conv2d(features, weight, bias, 1, 1), 2)
+    sngan._scaled = lambda norm, features, gain, bias: norm(features) * gain[:, None, None] + bias[:, None, None]

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import flop_registry
 
+from tests.benchmarks.peers import plain
 from tests.benchmarks.peers.workloads import WORKLOADS, networks
 
 
@@ -121,6 +122,8 @@ def main():
     folder = Path(given.cache, name)
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
+    if variant == "plain":
+        plain.write_out()
     import_module(f"tests.benchmarks.peers.{module}_side").train(given, variant)
 
 

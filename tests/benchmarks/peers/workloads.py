@@ -6,8 +6,9 @@ have the papers' sizes.
 
 from typing import NamedTuple
 
-LIBRARIES = ("mimicry", "torchgan", "lightning")
-LOOPS = ("floor", "handwritten", "handwritten_fresh")
+SIDES = ("handwritten", "mimicry", "torchgan", "lightning")
+IF_ASKED = ("floor", "handwritten_fresh")
+WRITTEN_OUT = tuple(f"{side}_plain" for side in SIDES)
 
 
 class Workload(NamedTuple):
@@ -39,9 +40,9 @@ SNGAN = {"loss": "hinge", "d_steps": 5, "spectral_norm": True, "betas": (0.0, 0.
 STYLEGAN2 = {"loss": "hinge", "period": 4, "regularizers": {"r1_gamma": 20.0, "r2_gamma": 20.0, "r1_interval": 4, "r2_interval": 4}}
 
 WORKLOADS = {
-    "mlp": Workload("mlp", 28, 1, 64, (*LOOPS, *LIBRARIES)),
-    "dcgan-32": Workload("dcgan", 32, 3, 128, (*LOOPS, "handwritten_plain", *LIBRARIES, "torchgan_own")),
-    "sngan-32": Workload("sngan", 32, 3, 128, (*LOOPS, *LIBRARIES, "mimicry_own"), {"width": 16}, {"width": 16}, **SNGAN),
+    "mlp": Workload("mlp", 28, 1, 64, SIDES),
+    "dcgan-32": Workload("dcgan", 32, 3, 128, (*SIDES, *WRITTEN_OUT, "torchgan_own")),
+    "sngan-32": Workload("sngan", 32, 3, 128, (*SIDES, *WRITTEN_OUT, "mimicry_own"), {"width": 16}, {"width": 16}, **SNGAN),
     "stylegan2-32": Workload(
         "stylegan2",
         32,
@@ -54,8 +55,8 @@ WORKLOADS = {
         **STYLEGAN2,
     ),
     # for a GPU
-    "dcgan-64": Workload("dcgan", 64, 3, 128, (*LOOPS, "handwritten_plain", *LIBRARIES, "torchgan_own")),
-    "sngan-32-paper": Workload("sngan", 32, 3, 128, (*LOOPS, *LIBRARIES, "mimicry_own"), **SNGAN),
+    "dcgan-64": Workload("dcgan", 64, 3, 128, (*SIDES, *WRITTEN_OUT, "torchgan_own")),
+    "sngan-32-paper": Workload("sngan", 32, 3, 128, (*SIDES, *WRITTEN_OUT, "mimicry_own"), **SNGAN),
     "stylegan2-256": Workload("stylegan2", 256, 3, 512, ("lucidrains",), {"style_mixing": 0.9}, batch=16, **STYLEGAN2),
 }
 DEFAULT = {"cpu": ("mlp", "dcgan-32", "sngan-32", "stylegan2-32"), "cuda": ("mlp", "dcgan-64", "sngan-32-paper", "stylegan2-256")}
