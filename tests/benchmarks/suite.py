@@ -43,7 +43,7 @@ PIECES = {
     "evaluation": Piece("evaluating"),
     "ray": Piece("overhead", ("digits", "--rounds", "4", "--seconds", "3", "--against", "core")),
     "sweep": Piece("sweep_cost", ("overhead",)),
-    "start_up": Piece("start_up", ("help", "train")),
+    "start_up": Piece("start_up", ("help", "train=2")),
     "scaling": Piece("scaling", ("--networks", "mlp", "dcgan-32", "--batches", "8", "16", "--turns", "3")),
 }
 
