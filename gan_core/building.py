@@ -169,7 +169,9 @@ def _game(config: GanConfig, penalties: tuple[Penalty, ...], discriminator: nn.M
     alternative = config.loss.generator_objective == "alternative"
     generator_loss = loss.alternative_generator if alternative else loss.generator
     assert generator_loss is not None, "the config refuses an alternative that does not exist"
-    each = judging.EACH_IN_ONE_PASS if judges_together(discriminator) else judging.EACH
+    # A loss of differences leaves the last bias without any gradient: two sums that cancel to 0, where one sum leaves what rounding makes.
+    together = judges_together(discriminator) and not loss.generator_reads_real
+    each = judging.EACH_IN_ONE_PASS if together else judging.EACH
     judge = judging.WITNESS if loss.on_witness else judging.ACROSS_RANKS if loss.across_batch else each
     shared = any(penalty.regularizer.of_the_batch and penalty.interval == 1 for penalty in penalties)
     full_precision = resolved_precision(config, place) != "bfloat16" and not config.speed.compile

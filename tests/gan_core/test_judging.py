@@ -80,3 +80,13 @@ def test_penalties_in_one_graph_with_the_loss_are_those_of_graphs_of_their_own(c
 def test_penalties_keep_a_graph_of_their_own_where_another_pass_has_other_logits(options):
     assert not tiny_trainer(**{"regularizers__r1_gamma": 2.0, **options}).parts.game.one_graph
     assert tiny_trainer(regularizers__r1_gamma=2.0).parts.game.one_graph
+
+
+@pytest.mark.parametrize("one_graph", [False, True])
+def test_a_loss_of_differences_leaves_the_last_bias_exactly_where_it_is(one_graph):
+    trainer = tiny_trainer(precision="float64", loss__name="relativistic", regularizers__r1_gamma=1.0 if one_graph else 0.0)
+    assert trainer.parts.game.one_graph == one_graph
+    for _ in range(3):
+        trainer._round()
+    bias = dict(trainer.parts.d.network.named_parameters())["logit.bias"]
+    assert bias.grad.item() == 0.0
