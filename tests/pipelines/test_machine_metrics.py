@@ -23,7 +23,7 @@ class Counting:
 
 @pytest.fixture
 def machine(monkeypatch):
-    monkeypatch.setattr(machine_metrics, "SystemMetricsMonitor", Counting)
+    monkeypatch.setattr("mlflow.system_metrics.system_metrics_monitor.SystemMetricsMonitor", Counting)
     return MachineMetrics("some", "sqlite:///some.db")
 
 
