@@ -95,7 +95,7 @@ def test_the_discriminator_sees_augmented_images_only(name, monkeypatch):
     steps.discriminator_step(parts.d, parts.g, real, latents, parts.game, step=0)
     for images in seen:
         assert torch.equal(images, judged.detach()) or torch.equal(images, real.inputs)
-    assert len(seen) == 3  # fakes, reals, and reals for R1
+    assert len(seen) == 2  # fakes and reals; R1 reads the logits of the loss
 
 
 def test_the_generator_learns_through_the_augmentation():

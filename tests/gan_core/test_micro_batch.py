@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gan_core import OutOfMemoryError, trainer
+from gan_core import OutOfMemoryError, taking
 from gan_core.micro_batch import is_out_of_memory
 from tests.support import tiny_trainer
 
@@ -26,7 +26,7 @@ def test_a_step_without_memory_is_told_from_other_errors_whoever_says_so(monkeyp
     def fails(*_, **__):
         raise error
 
-    monkeypatch.setattr(trainer, "discriminator_step", fails)
+    monkeypatch.setattr(taking, "discriminator_step", fails)
     first_line = str(error).partition("\n")[0] or "MemoryError"
     with pytest.raises(OutOfMemoryError) as raised:
         tiny_trainer().run([].append)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from gan_core import steps, trainer
+from gan_core import steps, taking
 from tests.pipelines.attempts import Run, require_undisturbed, store
 from tests.pipelines.command import require_equal_states
 from tests.pipelines.faulty import sitecustomize as faults
@@ -38,7 +38,7 @@ def struck(monkeypatch):
             if "out_of_memory" in wanted:
                 patch.setattr(steps, "fakes", faults.short_of_memory(steps.fakes, wanted["out_of_memory"]))
             if "nan_at" in wanted:
-                patch.setattr(trainer, "discriminator_step", faults.poisoned(trainer.discriminator_step, wanted["nan_at"]))
+                patch.setattr(taking, "discriminator_step", faults.poisoned(taking.discriminator_step, wanted["nan_at"]))
             yield
 
     return strike
