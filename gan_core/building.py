@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from jaxtyping import Int64
@@ -18,7 +19,7 @@ from gan_core.config import GanConfig
 from gan_core.datatypes import ImageDataset
 from gan_core.diagnostics import Thresholds
 from gan_core.ema import Average
-from gan_core.fitting import judges_together, repeats_itself, require_fitting
+from gan_core.fitting import draws_noise, judges_together, repeats_itself, require_fitting
 from gan_core.game import Game, Penalty, Player
 from gan_core.losses import LOSSES
 from gan_core.optimizers import Adam
@@ -30,6 +31,7 @@ from gan_core.sections import AdamConfig
 from gan_core.spectral import spectrally_normalised
 
 RESIDENT_SHARE = 0.25  # of a GPU's free memory that images may take without being asked to
+_resident: WeakValueDictionary[tuple[str, torch.device], Tensor] = WeakValueDictionary()
 
 
 class Parts(NamedTuple):
@@ -95,7 +97,7 @@ def build(config: GanConfig, device: torch.device | str | None) -> Parts:
         ValueError: config, data and the number of ranks do not fit each other.
     """
     config.require_divisible(distributed.world_size())
-    place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    place = _place(device)
     dataset = resident(load_dataset(config), place, config.speed.data_on_device)
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     generator, discriminator = (_placed(network, place, dtype) for network in build_networks(config, dataset))
@@ -115,18 +117,43 @@ def build(config: GanConfig, device: torch.device | str | None) -> Parts:
         draws,
         place,
         dtype,
-        draws_noise=any(isinstance(m, nn.Dropout) for network in (generator, discriminator) for m in network.modules()),
+        draws_noise=draws_noise(generator) or draws_noise(discriminator),
         ahead=Ahead(dataset.gathered, place) if place.type == "cuda" and dataset.resident is None else None,
     )
 
 
+def _place(device: torch.device | str | None) -> torch.device:
+    """The device with its number: "cuda" is equal to no tensor's device."""
+    place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if place.type == "cuda" and place.index is None else place
+
+
 def resident(dataset: ImageDataset, place: torch.device, asked: bool | None) -> ImageDataset:
-    """The data set with its images on a GPU too, where that was asked for, or nothing was asked and they fit well."""
-    if place.type != "cuda" or asked is False:
+    """The data set with its images on a GPU too, where that was asked for, or nothing was asked and they fit well.
+
+    Trainers of one process share them.
+
+    Raises:
+        ValueError: it was asked for, and there is no GPU, or no room.
+    """
+    if place.type != "cuda":
+        if asked:
+            raise ValueError(f"speed.data_on_device: keeps pixels on a GPU, and this run has {place.type}; set it to null")
         return dataset
-    if asked is None and dataset.images.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(place)[0]:
+    if asked is False:
         return dataset
-    return replace(dataset, resident=dataset.images.to(place))
+    known = (dataset.content_hash, place)
+    images = _resident.get(known)
+    if images is None:
+        size, free = dataset.images.nbytes, torch.cuda.mem_get_info(place)[0]
+        if asked and size > free:
+            raise ValueError(
+                f"speed.data_on_device: the images take {size / 1e9:.1f} GB, and {place} has {free / 1e9:.1f} GB free; set it to null"
+            )
+        if not asked and size > RESIDENT_SHARE * free:
+            return dataset
+        images = _resident[known] = dataset.images.to(place)
+    return replace(dataset, resident=images)
 
 
 def _placed(network: nn.Module, place: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -169,7 +196,7 @@ def _game(config: GanConfig, penalties: tuple[Penalty, ...], discriminator: nn.M
     alternative = config.loss.generator_objective == "alternative"
     generator_loss = loss.alternative_generator if alternative else loss.generator
     assert generator_loss is not None, "the config refuses an alternative that does not exist"
-    # A loss of differences leaves the last bias without any gradient: two sums that cancel to 0, where one sum leaves what rounding makes.
+    # The relativistic loss leaves the last bias without any gradient: two sums that cancel to 0, where one leaves what rounding makes.
     together = judges_together(discriminator) and not loss.generator_reads_real
     each = judging.EACH_IN_ONE_PASS if together else judging.EACH
     judge = judging.WITNESS if loss.on_witness else judging.ACROSS_RANKS if loss.across_batch else each

@@ -136,4 +136,5 @@ def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> 
         group.update(settings)
     for parameter, moments in optimizer.state.items():
         for name, moment in moments.items():
-            moments[name] = torch.empty_like(parameter).copy_(moment) if moment.shape == parameter.shape else moment.clone()
+            as_weights = name != "step" and moment.shape == parameter.shape
+            moments[name] = torch.empty_like(parameter).copy_(moment) if as_weights else moment.clone()

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from gan_core.building import Parts
+from gan_core import distributed, micro_batch
+from gan_core.building import Parts, resolved_precision
 from gan_core.config import GanConfig
 from gan_core.datatypes import Batch
 from gan_core.diagnostics import same_buffers
@@ -28,16 +29,24 @@ def compiled(config: GanConfig, parts: Parts) -> Parts:
         raise ValueError("speed.compile: the network draws noise (dropout), of which compiled code draws other numbers; set it to false")
     if parts.game.loss.on_witness:
         raise ValueError(f"speed.compile: the loss '{config.loss.name}' reads features inside the discriminator; set it to false")
+    precision = torch.bfloat16 if resolved_precision(config, parts.device) == "bfloat16" else parts.dtype
     supply = Supply(config, parts)
-    real = supply.real("d", 0)
-    latents = Batch(supply.z("d", 0), real.labels)
-    g = _compiled(parts.g, latents, parts.game.autocast, "generator")
-    with torch.no_grad(), same_buffers(parts.g.network):
-        shown = fakes(parts.g.network, latents, parts.game)
-    return parts._replace(g=g, d=_compiled(parts.d, shown, parts.game.autocast, "discriminator"))
+    real, z = supply.real("d", 0), supply.z("d", 0)
+    latents = Batch(z, real.labels).split(micro_batch.size(config, parts.game.accumulation_steps, distributed.world_size()))[0]
+    why, g, d = "", parts.g, parts.d
+    try:
+        g = _compiled(parts.g, latents, parts.game.autocast, "generator", TOLERANCE[precision])
+        with torch.no_grad(), same_buffers(parts.g.network):
+            shown = fakes(parts.g.network, latents, parts.game)
+        d = _compiled(parts.d, shown, parts.game.autocast, "discriminator", TOLERANCE[precision])
+    except ValueError as error:
+        why = str(error)
+    if distributed.any_rank(bool(why), parts.device):
+        raise ValueError(why or "speed.compile: another rank could not take what was compiled; set it to false")
+    return parts._replace(g=g, d=d)
 
 
-def _compiled(player: Player, inputs: Batch, autocast: Callable[[], AbstractContextManager[object]], name: str) -> Player:
+def _compiled(player: Player, inputs: Batch, autocast: Callable[[], AbstractContextManager[object]], name: str, tolerance: float) -> Player:
     call = torch.compile(player.network, dynamic=False)
     assert isinstance(call, nn.Module)
     expected = _outcome(player.network, player, inputs, autocast)
@@ -46,13 +55,12 @@ def _compiled(player: Player, inputs: Batch, autocast: Callable[[], AbstractCont
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise ValueError(f"speed.compile: the {name} cannot be compiled here: {lines[0] if lines else type(error).__name__}") from error
-    precision = expected[0].dtype
     worst, where = max((_difference(*pair), index) for index, pair in enumerate(zip(found, expected, strict=True)))
-    if not worst <= TOLERANCE[precision]:
+    if not worst <= tolerance:
         what = "its outputs" if where == 0 else f"the gradient of its parameter {where - 1}"
         raise ValueError(
             f"speed.compile: the compiled {name} differs from the {name}: {what} by {worst:.2g} of their size, allowed "
-            f"{TOLERANCE[precision]:g}; set it to false"
+            f"{tolerance:g}; set it to false"
         )
     return player._replace(compiled=call)
 

@@ -32,10 +32,6 @@ class Average:
             self._move(1.0)
         return self._network
 
-    @network.setter
-    def network(self, network: nn.Module) -> None:
-        self._network, self._behind = network, False
-
     def share(self, *, images: int, images_seen: int) -> float:
         """How far to move towards the source, `images` real images after the last update and `images_seen` after the start."""
         halflife = 0.0 if self.halflife_kimg is None else min(self.halflife_kimg * 1000.0, images_seen * RAMP_UP)

@@ -61,10 +61,18 @@ def judges_together(discriminator: nn.Module) -> bool:
 def repeats_itself(discriminator: nn.Module) -> bool:
     """Whether an image's logit is the same in any batch and at any call.
 
-    Batch norm looks at the others, dropout draws anew, and spectral norm takes a power iteration at each call.
+    Batch norm looks at the others, dropout draws anew, and spectral norm takes a power iteration at each call, by a parametrisation or,
+    as PyTorch's former one, by a hook.
     """
-    kinds = (nn.Dropout, nn.modules.batchnorm._BatchNorm, parametrize.ParametrizationList)
-    return not any(isinstance(module, kinds) for module in discriminator.modules())
+    kinds = (nn.modules.batchnorm._BatchNorm, parametrize.ParametrizationList)
+    if draws_noise(discriminator):
+        return False
+    return not any(isinstance(module, kinds) or module._forward_pre_hooks for module in discriminator.modules())
+
+
+def draws_noise(network: nn.Module) -> bool:
+    """Whether it has dropout of any kind."""
+    return any(isinstance(module, nn.modules.dropout._DropoutNd) for module in network.modules())
 
 
 def _require_augmentable(config: GanConfig, dataset: ImageDataset) -> None:

@@ -50,7 +50,8 @@ class CudaRecorder:
     def record(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], Any]]:
         """As a CUDA graph."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # Other threads, such as one that fetches images, may ask CUDA for memory meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             result = function()
         return result, graph.replay
 

@@ -58,7 +58,8 @@ def discriminator_step(
         game.anchors.lerp_(torch.stack([stats["d/real_logits"], stats["d/fake_logits"]]), 1.0 - ANCHOR_DECAY)
     if game.augmenter is not None:
         game.augmenter.observe(stats["d/accuracy_real"])
-    stats["d/gradient_norm"] = _apply_gradients(d, opponent=g, game=game)
+    # Batch norm's backward reads statistics: those of a graph that is kept stay until the generator's step.
+    stats["d/gradient_norm"] = _apply_gradients(d, opponent=g if fake is None else None, game=game)
     if game.augmenter is not None:
         game.augmenter.adjust(step)
     if lazy:
@@ -226,12 +227,13 @@ def judged_rightly(logits: Logits, loss: AdversarialLoss) -> tuple[Float[Tensor,
     return above.to(real.dtype).mean(), below.to(real.dtype).mean()
 
 
-def _apply_gradients(player: Player, *, opponent: Player, game: Game) -> Tensor:
+def _apply_gradients(player: Player, *, opponent: Player | None, game: Game) -> Tensor:
     """Average the gradients over the ranks, clip, step; returns the norm before clipping.
 
     Both players ran forward on this rank's part of the batch, so the batch-norm statistics of both have to be averaged too.
     """
-    average_over_ranks(player.parameters, player.buffers + opponent.buffers + game.running, player.reducer)
+    theirs = [] if opponent is None else opponent.buffers
+    average_over_ranks(player.parameters, player.buffers + theirs + game.running, player.reducer)
     gradients = [parameter.grad for parameter in player.parameters if parameter.grad is not None]
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if player.clip_norm is not None:

@@ -77,7 +77,10 @@ class StackedPlayer:
 
     def holds(self, number: int) -> bool:
         """Whether the member's optimizer still has the moments that are here: loading a state gives it others."""
-        moment: Tensor = self.players[number].optimizer.state[self.players[number].parameters[0]][MOMENTS[0]]
+        state = self.players[number].optimizer.state.get(self.players[number].parameters[0])
+        if not state:
+            return False
+        moment: Tensor = state[MOMENTS[0]]
         return moment.data_ptr() == self.moments[0].table[number].data_ptr()
 
     def leaves(self, rows: Rows) -> list[Tensor]:

@@ -83,10 +83,12 @@ class Population:
             try:
                 yield
             finally:
-                if seat.trainer is not None:
-                    self.leave(seat.trainer)
-                del self._seats[name]
-                self._wake_one()
+                try:
+                    if seat.trainer is not None:
+                        self.leave(seat.trainer)
+                finally:  # whatever becomes of this one, the others go on
+                    del self._seats[name]
+                    self._wake_one()
 
     @property
     def failure(self) -> Exception | None:

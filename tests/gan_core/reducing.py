@@ -17,6 +17,12 @@ CASES = {
     "penalised": {"regularizers__gp_lambda": 1.0, "regularizers__r1_gamma": 1.0, "regularizers__r1_interval": 2},
     "accumulated": {"accumulation_steps": 2, "regularizers__r2_gamma": 1.0, "optimizer__discriminator__clip_norm": 0.5},
     "batch norm": {"network__name": "dcgan", "network__generator": {"width": 4}, "network__discriminator": {"width": 4}},
+    "reused fakes, batch norm": {
+        "reuse_fakes": True,
+        "network__name": "dcgan",
+        "network__generator": {"width": 4},
+        "network__discriminator": {"width": 4},
+    },
     "gathering": {"loss__name": "relativistic_average"},
     "path length": {
         "network": {

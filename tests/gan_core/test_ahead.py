@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from gan_core.ahead import Ahead
@@ -42,7 +43,9 @@ def test_a_run_that_fetches_ahead_is_the_run_that_does_not():
 
 def test_images_that_are_on_the_device_come_from_there():
     dataset = tiny_trainer().parts.dataset
-    assert resident(dataset, CPU, asked=True) is dataset  # a CPU's memory is where they are
+    assert resident(dataset, CPU, asked=None) is dataset  # a CPU's memory is where they are
+    with pytest.raises(ValueError, match=r"speed\.data_on_device: keeps pixels on a GPU, and this run has cpu; set it to null"):
+        resident(dataset, CPU, asked=True)
     kept = dataset.images.clone()
     there = dataset.__class__(**{**vars(dataset), "images": torch.zeros_like(dataset.images), "resident": kept})
     chosen = torch.tensor([3, 0, 7])

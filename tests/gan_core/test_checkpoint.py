@@ -98,3 +98,13 @@ def test_gradients_and_moments_are_laid_out_as_their_weights(network):
             tensors = (parameter, parameter.grad, moments["exp_avg"], moments["exp_avg_sq"])
             layouts = {tuple(stride for stride, size in zip(t.stride(), t.shape, strict=True) if size > 1) for t in tensors}
             assert len(layouts) == 1
+
+
+def test_an_optimizers_clock_keeps_its_type_beside_weights_that_are_single_numbers():
+    """As StyleGAN2's noise strengths are."""
+    trainer = tiny_trainer(**STYLEGAN2, precision="float64")
+    trainer._round()
+    before = [moments["step"].dtype for moments in trainer.parts.g.optimizer.state.values()]
+    trainer.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    assert [moments["step"].dtype for moments in trainer.parts.g.optimizer.state.values()] == before
+    assert any(parameter.shape == () for parameter in trainer.parts.g.parameters)

@@ -29,6 +29,39 @@ def test_what_differs_from_the_network_is_refused_with_the_difference(monkeypatc
             tiny_trainer(speed__compile=True)
 
 
+class Float32(nn.Module):
+    """The network without autocast, with outputs of the type that it has."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *given):
+        with torch.autocast("cpu", enabled=False):
+            return self.network(*given)
+
+
+def test_bfloat16_is_allowed_what_bfloat16_loses_though_images_are_float32(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network, **options: Float32(network))
+    network = {"network__name": "dcgan", "network__generator__width": 8, "network__discriminator__width": 8, "network__conditional": True}
+    trainer = tiny_trainer(speed__compile=True, precision="bfloat16", **network)
+    images = trainer.parts.g.network(trainer.supply.z("d", 0), trainer.supply.real("d", 0).labels)
+    assert images.dtype == torch.float32
+    assert isinstance(trainer.parts.d.call, Float32)
+
+
+def test_the_check_takes_as_many_images_at_once_as_training_does(monkeypatch):
+    sizes = []
+
+    def compiles(network, **options):
+        network.register_forward_hook(lambda _, given, output: sizes.append(len(given[0])))
+        return Wrong(network, 1.0)
+
+    monkeypatch.setattr(torch, "compile", compiles)
+    tiny_trainer(speed__compile=True, batch_size=16, accumulation_steps=4)
+    assert set(sizes) == {4}
+
+
 def test_a_compiler_that_fails_is_named_before_training(monkeypatch):
     class Broken(nn.Module):
         def forward(self, *given):

@@ -68,7 +68,7 @@ class Broken(torch.nn.Module):
 
 def test_training_goes_on_where_scores_fail_and_says_why():
     trainer = tiny_trainer(evaluation__metrics=["kernel_distance", "precision_recall"], evaluation__real_count=40)
-    trainer.parts.g_ema.network = Broken()
+    trainer.parts.g_ema._network = Broken()
     last = reports_of(trainer)[-1]
     assert last.done
     assert not any(key.startswith("quality/") for key in last.metrics)
@@ -91,7 +91,7 @@ def test_a_metric_that_fails_alone_leaves_the_others(monkeypatch):
 
 def test_a_run_whose_objective_cannot_be_measured_stops():
     trainer, reports = tiny_trainer(evaluation__objective="kid_pixels"), []
-    trainer.parts.g_ema.network = Broken()
+    trainer.parts.g_ema._network = Broken()
     with pytest.raises(EvaluationError, match=r"evaluation.objective: kid_pixels could not be measured \(kernel_distance: .*NaN"):
         trainer.run(reports.append)
     assert [list(report.scores.failures) for report in reports] == [["kernel_distance"]]

@@ -3,7 +3,7 @@ import torch
 
 from gan_core import judging
 from gan_core.datatypes import Batch
-from gan_core.fitting import judges_together
+from gan_core.fitting import draws_noise, judges_together, repeats_itself
 from gan_core.networks import dcgan
 from tests.gan_core.ranks import R3GAN, STYLEGAN2
 from tests.support import tiny_trainer
@@ -90,3 +90,12 @@ def test_a_loss_of_differences_leaves_the_last_bias_exactly_where_it_is(one_grap
         trainer._round()
     bias = dict(trainer.parts.d.network.named_parameters())["logit.bias"]
     assert bias.grad.item() == 0.0
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Dropout2d(0.5), torch.nn.AlphaDropout(0.5)], ids=["Dropout2d", "AlphaDropout"])
+def test_dropout_of_every_kind_draws_noise(layer):
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), layer)
+    assert draws_noise(network)
+    assert not repeats_itself(network)
+    assert repeats_itself(network[0])
+    assert not repeats_itself(torch.nn.utils.spectral_norm(torch.nn.Linear(2, 2)))
