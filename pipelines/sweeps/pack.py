@@ -105,15 +105,15 @@ class Seat:
         try:
             with self._population.seat():
                 trial.train(self._identity, self._pack.told, self)
-        except PackFailedError:
-            last = last._replace(kind=FAILED, error=traceback.format_exc())
         except BaseException:  # whatever it was, the driver must hear of it
-            last = last._replace(kind=BROKE, error=traceback.format_exc())
-        gauges.end(self._run_id)
-        self._pack.happened.put(last)
+            last = last._replace(kind=BROKE if self._population.failure is None else FAILED, error=traceback.format_exc())
+        try:
+            gauges.end(self._run_id)
+        finally:
+            self._pack.happened.put(last)
 
     def report(self, values: dict[str, Any], pointer: dict[str, Any] | None = None) -> bool:
-        """To the driver, whose answer is waited for unless it is the end; others train or are scored meanwhile."""
+        """To the driver, whose answer is waited for unless it is the end. Others report or are scored meanwhile; no round is taken."""
         self._pack.happened.put(Event(self._identity.number, REPORTED, values))
         if values.get("done"):
             return True

@@ -97,7 +97,7 @@ class Conductor:
     def stop(self) -> None:
         """End what runs, at once; checkpoints stay."""
         self._ending.set()
-        for process in self._processes:
+        for process in list(self._processes):
             ray.kill(process)
 
     def _start(self, members: list[Member]) -> None:
@@ -126,11 +126,11 @@ class Conductor:
         except RayError as error:
             self._replace(running, str(error))
             return
-        for event in events:
-            self._take(event, running)
         failed = [event for event in events if event.kind == FAILED]
+        for event in events:
+            if not failed or event.kind != BROKE:  # what broke together with its pack is tried again with it, and counted once
+                self._take(event, running)
         if failed:
-            ray.kill(running.process)
             self._replace(running, failed[0].error)
         else:
             self._listen(running)
@@ -152,7 +152,11 @@ class Conductor:
                 del running.members[member.number]
 
     def _replace(self, running: Running, error: str) -> None:
-        """Members of a process that is gone."""
+        """End a process that is of no more use, and train its members in others. It may live, unheard, and would go on writing their runs
+        and holding its place.
+        """
+        ray.kill(running.process)
+        self._processes.remove(running.process)
         for member in [member for member in running.members.values() if member.finished]:
             self._end(member)
         left = [member for member in running.members.values() if not member.finished and self._may_try_again(member, error)]

@@ -1,15 +1,16 @@
 """A pack in this process, without Ray: what its members tell the driver, and that each is the run that it would be alone."""
 
 import shutil
+from functools import partial
 
 import pytest
 
 from gan_core import checkpoint
 from gan_core.population import Population
-from pipelines import environment, storage, tracking
+from pipelines import environment, gauges, storage, tracking
 from pipelines.sweeps import hosts, ledger, trial
 from pipelines.sweeps import plan as plans
-from pipelines.sweeps.pack import ALONE_TAG, BROKE, FAILED, LEFT, REPORTED, SIZE_TAG, Pack
+from pipelines.sweeps.pack import ALONE_TAG, BROKE, FAILED, LEFT, REPORTED, SIZE_TAG, Pack, Seat
 from pipelines.sweeps.schedulers import CLOCK, GOODNESS
 from pipelines.sweeps.trial import ENDED
 from tests.pipelines.command import TrackedRun, write_config
@@ -184,3 +185,41 @@ def test_a_step_of_all_that_fails_fails_the_pack_and_no_run(sweeping, monkeypatc
     assert {(event.number, event.kind) for event in events if event.kind != REPORTED} == {(number, FAILED) for number in range(4)}
     for number in range(4):
         assert not (sweep.folder / "runs" / sweep.run(number).run_id / "facts.json").exists()
+
+
+@pytest.fixture
+def last_event(monkeypatch):
+    """The last event of a member whose training does this in its place."""
+
+    def last_event(train):
+        monkeypatch.setattr(trial, "train", train)
+        pack = Pack({"credentials": {}})
+        pack.population, pack._size, pack._alone = Population(1), 1, {}
+        try:
+            Seat(ledger.Identity(7, 7, "screen", 0, {}), pack).occupy()
+        finally:
+            (event,) = pack.events()
+            last_event.kind = event.kind
+        return event.kind
+
+    return last_event
+
+
+def test_whatever_breaks_a_member_after_its_pack_has_failed_is_the_pack_s_failure(last_event):
+    def train(identity, told, host, *, failure):
+        host._population._failure = failure
+        raise ConnectionError("as it waited for the store")
+
+    assert last_event(partial(train, failure=None)) == BROKE
+    assert last_event(partial(train, failure=MemoryError("full"))) == FAILED
+    assert last_event(lambda identity, told, host: None) == LEFT
+
+
+def test_a_member_s_end_is_told_although_its_gauges_cannot_be_ended(last_event, monkeypatch):
+    def end(run_id):
+        raise RuntimeError("no gauges")
+
+    monkeypatch.setattr(gauges, "end", end)
+    with pytest.raises(RuntimeError, match="no gauges"):
+        last_event(lambda identity, told, host: None)
+    assert last_event.kind == LEFT

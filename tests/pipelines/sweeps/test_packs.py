@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from gan_core.overrides import merge, validate
 from pipelines.results import SPENT
@@ -29,16 +29,19 @@ class Call:
 
 class Process:
     """A pack's process: each member reports at CLOCKS from where it was, goes on if it is told to, and ends; `plots` says what happens to
-    some of them instead at the report number so and so: `breaks`, `kills` the process, or `fails` the pack, as often as it says.
+    some of them instead at the report number so and so: `breaks`, `kills` the process, `fails` the pack, has Ray `lose` the process, which
+    lives, or has its `begin` raise (`bars`), as often as it says.
     """
 
     def __init__(self, world):
-        self.world, self.waiting, self.dead = world, set(), False
+        self.world, self.waiting, self.members, self.barred = world, set(), [], False
         self.begin, self.events, self.answer, self.go_on = map(Call, (self._begin, self._events, self._answer, self._go_on))
 
     def _begin(self, trials, alone):
         self.world.packs.append([trial["number"] for trial in trials])
         self.members = [trial["number"] for trial in trials]
+        assert not [other for other in self.world.alive if other is not self and set(other.members) & set(self.members)]
+        self.barred = any(self.world.happens(number, "bars") for number in self.members)
         return "begun"
 
     def _go_on(self, trial):
@@ -56,19 +59,22 @@ class Process:
 
     def next_events(self):
         found = []
+        if self.barred:
+            raise RayTaskError("begin", "Traceback\nRuntimeError: barred", RuntimeError("barred"))
         for number in list(self.members):
             if number in self.waiting:
                 continue
             at = self.world.reached[number]
-            what, times = self.world.plots.get((number, at), ("", 0))
+            what = self.world.happens(number, "breaks", "kills", "fails", "lose")
             if number in self.world.stopped:
                 found.append(Event(number, LEFT, {}))
                 self.members.remove(number)
-            elif times:
-                self.world.plots[number, at] = (what, times - 1)
+            elif what:
                 if what == "kills":
-                    self.dead = True
+                    self.world.alive.remove(self)
                     raise RayError("The process died")
+                if what == "lose":
+                    raise ActorUnavailableError("The process cannot be reached", None)
                 found.append(Event(number, {"breaks": BROKE, "fails": FAILED}[what], {}, "Traceback\nRuntimeError: so"))
                 self.members.remove(number)
             elif at == len(CLOCKS):
@@ -89,7 +95,24 @@ class World:
         self.plots, self.goodness = dict(plots), goodness
         self.packs, self.seen, self.stopped, self.killed, self.ends, self.retried = [], [], set(), [], {}, []
         self.reached = dict.fromkeys(range(100), 0)
-        self.most_at_once = 0
+        self.most_at_once, self.made, self.alive = 0, [], []
+
+    def happens(self, number, *kinds):
+        """Which of these happens to a member now, and once less often later."""
+        what, times = self.plots.get((number, self.reached[number]), ("", 0))
+        if not times or what not in kinds:
+            return ""
+        self.plots[number, self.reached[number]] = (what, times - 1)
+        return what
+
+    def remote(self, kind):
+        """An actor's class, as Ray makes it."""
+        return SimpleNamespace(options=lambda **given: Call(self.make))
+
+    def make(self, told):
+        self.made.append(Process(self))
+        self.alive.append(self.made[-1])
+        return self.made[-1]
 
     def wait(self, calls, timeout):
         self.most_at_once = max(self.most_at_once, len(calls))
@@ -100,6 +123,8 @@ class World:
 
     def kill(self, process):
         self.killed.append(process)
+        if process in self.alive:
+            self.alive.remove(process)
 
     def on_trial_complete(self, iteration, trials, trial):
         self.ends[trial.number] = trial.last_result.get(ENDED) or "stopped"
@@ -126,9 +151,12 @@ def conducted(monkeypatch):
         numbers = iter(range(100))
         parts = [[Identity(number, number, "screen", 0, {}) for _, number in zip(range(size), numbers)] for size in sizes]
         batch = Batch([], None, sum(sizes), schedulers.build(config, {}), retries)
-        monkeypatch.setattr(packs, "ray", SimpleNamespace(wait=world.wait, get=world.get, kill=world.kill))
-        monkeypatch.setattr(packs.Conductor, "_process", lambda conductor: Process(world))
-        packs.Conductor(batch, {}, Slots({"cpu": 1.0, "gpu": 0.0}, at_once, False), Packing(parts, {}), world).conduct()
+        monkeypatch.setattr(packs, "ray", SimpleNamespace(remote=world.remote, wait=world.wait, get=world.get, kill=world.kill))
+        conductor = packs.Conductor(batch, {}, Slots({"cpu": 1.0, "gpu": 0.0}, at_once, False), Packing(parts, {}), world)
+        conductor.conduct()
+        world.replaced = list(world.killed)
+        conductor.stop()
+        assert sorted(map(id, world.killed)) == sorted(map(id, world.made))  # each once
         return world
 
     return conducted
@@ -169,12 +197,30 @@ def test_a_member_that_breaks_begins_again_in_its_pack_as_often_as_it_may(conduc
     assert given_up.retried == [1, 1]
 
 
-@pytest.mark.parametrize("how", ["kills", "fails"])
+@pytest.mark.parametrize("how", ["kills", "fails", "lose"])
 def test_where_a_process_dies_its_members_go_on_in_two_packs_of_half_the_size(conducted, how):
     world = conducted([4], {(2, 1): (how, 1)})
     assert world.ends == dict.fromkeys(range(4), SPENT)
     assert world.packs == [[0, 1, 2, 3], [0, 1], [2, 3]]
-    assert len(world.killed) == (how == "fails")
+    assert world.replaced == world.made[:1]  # it holds no place, and writes no run, whether Ray knows that it is dead or not
+
+
+def test_a_process_whose_pack_cannot_begin_gives_its_place_to_others(conducted):
+    world = conducted([2, 2], {(1, 0): ("bars", 1)}, at_once=1)
+    assert world.ends == dict.fromkeys(range(4), SPENT)
+    assert world.packs == [[0, 1], [0], [1], [2, 3]]
+    assert world.replaced == world.made[:1]
+    assert len(world.made) == 2
+    assert sorted(world.retried) == [0, 1]
+
+
+@pytest.mark.parametrize("broken_first", [True, False])
+def test_one_that_breaks_as_its_pack_fails_is_counted_once(conducted, broken_first):
+    kinds = ("breaks", "fails") if broken_first else ("fails", "breaks")
+    world = conducted([3], {(0, 1): (kinds[0], 1), (1, 1): (kinds[1], 1)}, retries=1)
+    assert world.ends == dict.fromkeys(range(3), SPENT)
+    assert sorted(world.retried) == [0, 1, 2]
+    assert world.packs == [[0, 1, 2], [0], [1], [2]]
 
 
 def test_a_member_that_always_kills_its_process_ends_alone_and_the_others_go_on(conducted):
@@ -204,6 +250,7 @@ def test_a_member_that_was_told_to_stop_is_not_tried_again(conducted):
     running.members, member.stopped, member.last_result = {1: member}, True, {CLOCK: 1.0}
     world.ends.clear()
     conductor._waiting.clear()
+    conductor._processes.append(process)
     conductor._replace(running, "The process died")
     assert world.ends == {1: "stopped"}
     assert not conductor._waiting
