@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CLOCK = "progress/images_seen"
 METRICS_AT_ONCE = 1000  # the REST API's limit for one request
 WAIT_SECONDS, FLUSH_POLL_SECONDS = 5.0, 0.005  # reports of so long are one request, which costs half of what they cost one by one
-LONGEST_WAIT_SECONDS = 15.0
+RETRY_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 15.0  # after a refusal, and twice as long after each further one up to so long
 SIGN_SECONDS, LAST_CALL_SECONDS = 0.5, 2.0  # a call that is under way when the time is up may still end well
 
 
@@ -123,9 +123,10 @@ class RunWriter:
             self._queue.append(record)
 
     def tag(self, key: str, value: str) -> None:
-        """Queue a tag of the run that belongs to no report, and return at once. It does not travel in checkpoints."""
+        """Queue a tag of the run that belongs to no report, to be delivered now, and return at once. It does not travel in checkpoints."""
         with self._lock:
             self._tags[key] = value
+        self._wake.set()
 
     def pending(self) -> list[Record]:
         """The records that are not known to be delivered."""
@@ -161,11 +162,13 @@ class RunWriter:
             )
 
     def _work(self) -> None:
-        wait = WAIT_SECONDS
+        wait, retry, closing = WAIT_SECONDS, RETRY_SECONDS, False
         while True:
             if not self._closing.is_set():
                 self._wake.wait(wait)
                 self._wake.clear()
+            if self._closing.is_set() and not closing:  # the last delivery has no time for pauses as long as an outage has made them
+                closing, retry = True, RETRY_SECONDS
             if self._closing.is_set() and (not (self.pending() or self._tags) or time.monotonic() > self._give_up_at):
                 return
             try:
@@ -175,12 +178,12 @@ class RunWriter:
                 return
             except Exception as error:  # whatever the store raises: the records stay queued, and close() reports what is left
                 self._note_failure(error)
-                wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+                wait, retry = retry, min(retry * 2, LONGEST_WAIT_SECONDS)
                 if self._closing.is_set():
                     time.sleep(min(wait, max(0.0, self._give_up_at - time.monotonic())))
             else:
                 self._note_success()
-                wait = WAIT_SECONDS
+                wait, retry = WAIT_SECONDS, RETRY_SECONDS
 
     def _deliver(self, records: list[Record]) -> None:
         if self._mark is None:

@@ -21,6 +21,7 @@ from pipelines.shelf import StorageError
 from pipelines.storage import PENDING, told
 
 LAST_DELIVERY_SECONDS = 5.0  # of a run that was asked to stop: what waits is in its checkpoint
+CRASH_DELIVERY_SECONDS = 2.0  # of a run that broke: what was reported since its last checkpoint is nowhere else
 
 
 class _Resumed(NamedTuple):
@@ -76,7 +77,7 @@ def run(job: Job, session: Session) -> Outcome:
     except NoMoreError:
         ending = _Ending(stopped=True)
     except BaseException:
-        desk.close(timeout_seconds=0.0)
+        desk.close(CRASH_DELIVERY_SECONDS)
         raise
     return _conclude(trainer, desk, config, ending, entered_at=entered_at, built_at=built_at)
 

@@ -67,6 +67,7 @@ class Store:
 
 
 SAID = []
+PACE = {name: getattr(run_writer, name) for name in ("WAIT_SECONDS", "RETRY_SECONDS", "LONGEST_WAIT_SECONDS")}
 
 
 @pytest.fixture
@@ -74,8 +75,8 @@ def store(monkeypatch):
     store = Store()
     SAID.clear()
     monkeypatch.setattr(run_writer, "patient_client", lambda uri: store)
-    monkeypatch.setattr(run_writer, "WAIT_SECONDS", 0.02)
-    monkeypatch.setattr(run_writer, "LONGEST_WAIT_SECONDS", 0.05)
+    for name, seconds in zip(PACE, (0.02, 0.02, 0.05), strict=True):
+        monkeypatch.setattr(run_writer, name, seconds)
     return store
 
 
@@ -268,3 +269,69 @@ def test_the_end_of_a_run_on_a_server_prints_none_of_mlflows_own_links(monkeypat
         monkeypatch.setattr(RestStore, name, lambda *given, name=name, **options: calls.append(name))
     run_writer.patient_client("http://127.0.0.1:9").set_terminated("some", "FINISHED")
     assert (calls, capsys.readouterr().out) == (["update_run_info"], "")
+
+
+@pytest.fixture
+def clock(store, monkeypatch):
+    """The paces of a real run, on a clock that pauses alone move."""
+    for name, seconds in PACE.items():
+        monkeypatch.setattr(run_writer, name, seconds)
+    now = [1000.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(run_writer, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep, time=time.time))
+    return now
+
+
+@pytest.fixture
+def refusals(store, monkeypatch):
+    """How often the store refused; it refuses `refusals.left` times more."""
+    refusals, answer = SimpleNamespace(count=0, left=0), store.answer
+
+    def refuse(call):
+        if refusals.left:
+            refusals.count, refusals.left = refusals.count + 1, refusals.left - 1
+            raise ConnectionError("not now")
+        answer(call)
+
+    monkeypatch.setattr(store, "answer", refuse)
+    return refusals
+
+
+@pytest.mark.parametrize("before", [0, 6])
+def test_a_last_delivery_of_five_seconds_survives_a_refusal_also_after_an_outage(store, clock, refusals, before):
+    writer, refusals.left = RunWriter("uri", "run", say=SAID.append), before + 1
+    writer.add(3, {"d/loss": 0.5})
+    for count in range(1, before + 1):
+        writer.tag("raygan.some", str(count))
+        wait_until(lambda count=count: refusals.count == count)
+    writer.close(5.0)
+    assert store.steps("d/loss") == [3]
+    assert clock == [1001.0]
+
+
+def test_pauses_after_refusals_double_up_to_the_longest(store, clock, refusals):
+    writer, refusals.left, started = RunWriter("uri", "run", say=SAID.append), 7, clock[0]
+    writer.add(3, {"d/loss": 0.5})
+    writer.close(600.0)
+    assert store.steps("d/loss") == [3]
+    assert clock[0] - started == 1.0 + 2.0 + 4.0 + 8.0 + 15.0 + 15.0 + 15.0
+
+
+def test_a_tag_is_delivered_at_once(store, monkeypatch):
+    monkeypatch.setattr(run_writer, "WAIT_SECONDS", 600.0)
+    writer = RunWriter("uri", "run", say=SAID.append)
+    writer.tag("raygan.damaged.some", "a reason")
+    wait_until(lambda: store.tags)
+    writer.close(5)
+    assert store.tags == {"raygan.damaged.some": "a reason"}
+
+
+def wait_until(holds):
+    """For ten seconds at most."""
+    give_up_at = time.monotonic() + 10.0
+    while not holds():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.005)

@@ -7,7 +7,7 @@ import pytest
 
 from gan_core import checkpoint
 from gan_core.population import Population
-from pipelines import environment, gauges, storage, tracking
+from pipelines import environment, gauges, run_writer, storage, tracking
 from pipelines.sweeps import hosts, ledger, trial
 from pipelines.sweeps import plan as plans
 from pipelines.sweeps.pack import ALONE_TAG, BROKE, FAILED, LEFT, REPORTED, SIZE_TAG, Pack, Seat
@@ -161,6 +161,20 @@ def test_a_member_that_breaks_begins_again_from_its_checkpoint_beside_the_others
     assert broken == ["checkpoint_000000000400"]
     assert sweep.run(2).steps("d/loss") == [208, 400, 608, 800]  # each once
     assert sweep.run(2).final_state()["images_seen"] == 800
+
+
+def test_what_a_member_reported_before_it_broke_is_in_its_run(sweeping, monkeypatch):
+    sweep = sweeping("some", **{"loss.name": "hinge", "step_ratio": "1:1"})
+
+    def breaking(session, name, fill, *, best_at):
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(run_writer, "WAIT_SECONDS", 600.0)
+    monkeypatch.setattr(hosts.TrialSession, "save", breaking)
+    pack = Pack(sweep.told)
+    pack.begin([sweep.identities[0]._asdict()], {})
+    assert [event.kind for event in pack.events()] == [BROKE]
+    assert sweep.run(0).steps("d/loss") == [208, 400]
 
 
 def test_members_that_diverge_or_do_not_fit_end_with_the_reason_and_the_others_go_on(sweeping):
