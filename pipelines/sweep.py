@@ -27,6 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         plan, resumed = _resumed(options) if options.resume else (_planned(options), None)
+        if plan.config.trials.packed > 1:
+            from pipelines.sweeps import packing
+
+            screened = [plan.identity(number) for number in range(plan.planned) if number not in plan.refused]
+            packing.require_company(screened, plan.told(), plan.config.sweep)
         if options.dry_run:
             from pipelines.sweeps import preview
 

@@ -212,6 +212,8 @@ def _run(ride: Ride, identities: list[Identity], count: int, scheduler: Any, sea
 
         plan = packing.plan(identities, ride.told, packed=config.trials.packed, at_once=ride.slots.at_once)
         say(f"packs: {packing.words(plan)}")
+        for reason in packing.reasons(plan):
+            say(f"not batched: {reason}")
         packs.run(batch, ride.told, ride.slots, plan, tracker=ride.tracker, show=say)
         return
     tuning.run(batch, ride.told, ride.slots, storage_path=config.ray.storage_path, tracker=ride.tracker, show=say)

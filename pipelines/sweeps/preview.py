@@ -36,11 +36,8 @@ def _packs(plan: SweepPlan) -> list[str]:
 
     identities = [plan.identity(number) for number in range(len(plan.points)) if number not in plan.refused]
     found = packing.plan(identities, plan.told(), packed=packed, at_once=_slots(plan))
-    lines = [f"packs           {packing.words(found)}; what is saved by that is not counted above"]
-    reasons: dict[str, list[int]] = {}
-    for number, reason in found.alone.items():
-        reasons.setdefault(reason, []).append(number)
-    return lines + [f"not batched     {', '.join(map(str, numbers))}: {reason}" for reason, numbers in reasons.items()]
+    head = f"packs           {packing.words(found)}; what is saved by that is not counted above"
+    return [head, *(f"not batched     {reason}" for reason in packing.reasons(found))]
 
 
 def _slots(plan: SweepPlan) -> int:

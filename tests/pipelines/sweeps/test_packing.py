@@ -1,14 +1,18 @@
 """Which trials of a sweep train together, and which sweeps cannot be packed."""
 
+from contextlib import nullcontext
+
 import pytest
 
+from gan_core import Trainer
 from gan_core.overrides import merge, validate
 from pipelines import cli
-from pipelines.sweeps import packing
+from pipelines.sweeps import conduct, packing, packs
 from pipelines.sweeps import plan as plans
 from pipelines.sweeps.config import SweepJobConfig
 from pipelines.sweeps.ledger import Identity
 from pipelines.sweeps.packing import Packing
+from pipelines.sweeps.tuning import Slots
 from tests.pipelines.command import write_config
 from tests.support import tiny_tree
 
@@ -74,6 +78,72 @@ def test_a_trial_that_cannot_be_batched_has_a_pack_of_its_own_and_a_reason(plann
 def test_the_only_one_of_its_architecture_is_told_so(planned):
     found = planned("loss_x_ratio", packed=32, at_once=1, loss__name="hinge", step_ratio="1:1")
     assert found.alone == {0: packing.NO_OTHER}
+
+
+def test_for_packs_nothing_is_compiled_or_recorded(planned, monkeypatch):
+    built = []
+
+    def build(config, **given):
+        built.append((config.speed.compile, config.speed.cuda_graphs))
+        return Trainer(config, **given)
+
+    monkeypatch.setattr(packing, "Trainer", build)
+    found = planned("loss_x_ratio", packed=8, at_once=1, loss__name=LOSSES[:2], step_ratio="1:1", speed__compile=True)
+    assert numbers(found) == [[0, 1]]
+    assert built == [(False, False)] * 2
+
+
+def test_a_trial_that_cannot_be_built_is_alone_with_its_reason(planned, monkeypatch):
+    def build(config, **given):
+        if config.loss.name == "minimax":
+            raise ValueError("minimax: not here\nnor there")
+        return Trainer(config, **given)
+
+    monkeypatch.setattr(packing, "Trainer", build)
+    found = planned("loss_x_ratio", packed=8, at_once=1, loss__name=["hinge", "minimax", "wasserstein"], step_ratio="1:1")
+    assert numbers(found) == [[0, 2], [1]]
+    assert found.alone == {1: "minimax: not here"}
+
+
+def test_a_sweep_of_which_no_trials_can_train_together_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["sweep", write_config(tmp_path), "loss_x_ratio", "loss.name=[hinge,minimax]", "step_ratio=1:1", "trials.packed=8"]
+    assert cli.main([*words, "reuse_fakes=true"]) == 2
+    said = capsys.readouterr()
+    assert said.err == (
+        "raygan sweep: trials.packed: no trials of this sweep can train together (0, 1: it reuses fakes); set trials.packed=1, or take "
+        "another network\n"
+    )
+    assert not said.out
+    assert not (tmp_path / "runs").exists()
+    assert cli.main([*words, "reuse_fakes=true", "--dry-run"]) == 2
+
+
+@pytest.mark.parametrize(("repeats", "refused"), [({"confirm": 0}, True), ({"seeds": 1}, True), ({}, False)])
+def test_a_single_trial_has_company_in_its_repeats(tmp_path, monkeypatch, repeats, refused):
+    monkeypatch.chdir(tmp_path)
+    overrides = {"loss.name": "hinge", "step_ratio": "1:1", **{f"sweep.{key}": value for key, value in repeats.items()}}
+    plan = plans.make(write_config(tmp_path), "loss_x_ratio", overrides)
+    with pytest.raises(ValueError, match=packing.NO_OTHER) if refused else nullcontext():
+        packing.require_company([plan.identity(0)], plan.told(), plan.config.sweep)
+
+
+def test_a_sweep_says_as_it_begins_which_trials_are_not_batched(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(packing, "why_not_batched", lambda trainer: "it is hinge" if trainer.config.loss.name == "hinge" else None)
+    overrides = {"loss.name": ["hinge", "minimax", "wasserstein"], "step_ratio": ["1:1", "2:1"], "trials.packed": 8}
+    plan, said, run = plans.make(write_config(tmp_path), "loss_x_ratio", overrides), [], []
+    monkeypatch.setattr(conduct, "say", said.append)
+    monkeypatch.setattr(packs, "run", lambda batch, told, slots, packing, **given: run.append(packing.packs))
+    ride = conduct.Ride(plan, plan.told(), None, "some", Slots({"cpu": 1.0, "gpu": 0.0}, 1, False), [], False)
+    conduct._run(ride, [plan.identity(number) for number in range(6)], 6, None, None)
+    assert said == ["packs: 1 of 4 and 2 of 1 trial", "not batched: 0, 1: it is hinge"]
+    assert len(run) == 1
+
+
+def test_reasons_in_words():
+    alone = dict.fromkeys([7, 8, 5, 3, 1, 0, 6], "so") | dict.fromkeys([2, 4], "otherwise")
+    assert packing.reasons(Packing([], alone)) == ["0, 1, 3, 5 to 8: so", "2, 4: otherwise"]
 
 
 def test_packs_in_words():
