@@ -28,7 +28,7 @@ class Host(Protocol):
 
     @property
     def tags(self) -> Mapping[str, str]:
-        """Those of the place, for the trial's run."""
+        """Those of the place, for the trial's run, among ledger.OF_PLACES."""
         ...
 
     def report(self, values: dict[str, Any], pointer: dict[str, Any] | None = None) -> bool:
@@ -129,7 +129,8 @@ class TrialSession:
         self.waiting, self.machine = host.waiting, host.machine
         place = storage.make_folder(asked.storage_path, job["run_id"])
         self._shelf = Shelf(place, keep=asked.checkpoints_to_keep, timeout_seconds=asked.storage_timeout_seconds, say=self.say)
-        self._shelf.prepare()
+        with host.waiting():
+            self._shelf.prepare()
 
     def show(self, images_seen: int, metrics: dict[str, float]) -> None:
         """MLflow has it; who watches the cluster sees it too."""

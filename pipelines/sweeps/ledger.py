@@ -19,6 +19,7 @@ from pipelines.tracking import Tracker
 
 SWEEP, KIND, TRIAL, PHASE, CONFIGURATION = "raygan.sweep", "raygan.kind", "raygan.trial", "raygan.phase", "raygan.configuration"
 POINT, SEED, REASON, SPENT_TAG, EXPLOITS = "raygan.point", "raygan.seed", "raygan.stop_reason", "raygan.budget_spent", "raygan.exploits"
+SIZE_TAG, ALONE_TAG = OF_PLACES = "raygan.packed", "raygan.packed.alone"  # of the pack that a trial trains in, as pack.py says
 PLAN_FILE, BEST_FILE, RESULTS_FILE, REPORT_FOLDER = "sweep.yaml", "best.yaml", "results.parquet", "report"
 SWEEP_KIND, TRIAL_KIND = "sweep", "trial"
 SCORES, MOST_RUNS = "quality/", 5000
@@ -139,6 +140,13 @@ def mark(tracker: Tracker, run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags of a run."""
     if tags:
         tracker.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
+
+
+def mark_place(tracker: Tracker, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set `tags` of the place where a trial trains from here on, and take away those of the place before."""
+    for key in tracker.client.get_run(run_id).data.tags.keys() & set(OF_PLACES) - tags.keys():
+        tracker.client.delete_tag(run_id, key)
+    mark(tracker, run_id, tags)
 
 
 def _note_exploit(tracker: Tracker, run_id: str, identity: Identity) -> None:

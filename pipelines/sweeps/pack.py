@@ -20,10 +20,9 @@ from pipelines.machine_metrics import MachineMetrics
 from pipelines.session import Job
 from pipelines.sweeps import trial
 from pipelines.sweeps.hosts import RUN_ID
-from pipelines.sweeps.ledger import Identity
+from pipelines.sweeps.ledger import ALONE_TAG, SIZE_TAG, Identity
 from pipelines.sweeps.trial import Told
 
-SIZE_TAG, ALONE_TAG = "raygan.packed", "raygan.packed.alone"
 REPORTED, LEFT, BROKE, FAILED = "reported", "left", "broke", "failed"
 
 

@@ -6,6 +6,7 @@ listens. Either way the workers wait for an answer at each evaluation, with ever
 
 import math
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
@@ -29,6 +30,7 @@ from pipelines.tracking import Tracker
 ENDED = "ended"
 SELF_EXPLAINED = ("alarm: ", "evaluation.")
 TIE = 1e-6  # of the objective: less than one image of a thousand makes
+ONE_AT_A_TIME = threading.Lock()  # trials of a process open their runs so: MLflow refuses a data set that it is told twice at once
 CAP = 1000.0  # times total_kimg: where budgets are device seconds, images end no trial
 
 
@@ -122,9 +124,10 @@ def train(identity: Identity, told: Told, host: Host) -> None:
     """
     place, patience = told["tree"]["ray"]["storage_path"], told["tree"]["mlflow"]["delivery_timeout_seconds"]
     there, asked = storage.place_of(place, folder_of(told["name"])), told["tree"]["ray"]
-    Shelf(there, keep=None, timeout_seconds=asked["storage_timeout_seconds"], say=print).prepare()
-    tracker = patiently(lambda: _reach(told), patience, print)
-    run_id = patiently(lambda: ledger.run_of(tracker, told["name"], identity.number), patience, print)
+    with host.waiting():
+        Shelf(there, keep=None, timeout_seconds=asked["storage_timeout_seconds"], say=print).prepare()
+        tracker = patiently(lambda: _reach(told), patience, print)
+        run_id = patiently(lambda: ledger.run_of(tracker, told["name"], identity.number), patience, print)
     if run_id:
         identity = host.take_over(place, run_id, identity)
     try:
@@ -134,10 +137,11 @@ def train(identity: Identity, told: Told, host: Host) -> None:
         host.report({GOODNESS: WORST, CLOCK: 0.0, ENDED: f"refused: {error}", RUN_ID: "", "done": True})
         return
     tags = {"mlflow.note.content": f"`{told['words']}`"}
-    run_id = patiently(
-        lambda: ledger.open_trial(tracker, told["name"], identity, job_config, dataset, facts=told["facts"], tags=tags), patience, print
-    )
-    patiently(lambda: ledger.mark(tracker, run_id, host.tags), patience, print)
+    with host.waiting(), ONE_AT_A_TIME:
+        run_id = patiently(
+            lambda: ledger.open_trial(tracker, told["name"], identity, job_config, dataset, facts=told["facts"], tags=tags), patience, print
+        )
+        patiently(lambda: ledger.mark_place(tracker, run_id, host.tags), patience, print)
     referee = Referee(told, job_config, identity, run_id, host)
     outcome = _train(told, identity, job_config, run_id, referee, content_hash=dataset.content_hash)
     if outcome["undelivered"]:

@@ -1,6 +1,7 @@
 """A pack in this process, without Ray: what its members tell the driver, and that each is the run that it would be alone."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -9,8 +10,10 @@ from gan_core import checkpoint
 from gan_core.population import Population
 from pipelines import environment, gauges, run_writer, storage, tracking
 from pipelines.sweeps import hosts, ledger, trial
+from pipelines.sweeps import pack as packs
 from pipelines.sweeps import plan as plans
-from pipelines.sweeps.pack import ALONE_TAG, BROKE, FAILED, LEFT, REPORTED, SIZE_TAG, Pack, Seat
+from pipelines.sweeps.ledger import ALONE_TAG, SIZE_TAG
+from pipelines.sweeps.pack import BROKE, FAILED, LEFT, REPORTED, Pack, Seat
 from pipelines.sweeps.schedulers import CLOCK, GOODNESS
 from pipelines.sweeps.trial import ENDED
 from tests.pipelines.command import TrackedRun, write_config
@@ -188,6 +191,51 @@ def test_members_that_diverge_or_do_not_fit_end_with_the_reason_and_the_others_g
     assert ends[1][ENDED] == "budget spent"
     assert ends[2][ENDED].startswith("refused: network.conditional: the loss 'mmd'")
     assert sorted(event.number for event in events if event.kind == LEFT) == [0, 1, 2]
+
+
+def test_tags_of_a_pack_are_those_of_the_last_one(sweeping):
+    """A trial that goes on in another pack, or in none, keeps none of what was said of the first."""
+    sweep = sweeping("some", **{"loss.name": "hinge", "step_ratio": "1:1"})
+    found = []
+    for alone in ({0: "a reason"}, {}, None):
+        if alone is None:
+            trial.train(sweep.identities[0], sweep.told, Alone())
+        else:
+            played(sweep, lambda number, values: True, alone)
+        tags = sweep.run(0).run.data.tags
+        found.append((tags.get(SIZE_TAG), tags.get(ALONE_TAG)))
+    assert found == [("1", "a reason"), ("1", None), (None, None)]
+
+
+def test_a_member_that_waits_for_a_store_as_it_begins_leaves_the_turn_to_others(sweeping, monkeypatch):
+    sweep, made, free = sweeping("some", **{"loss.name": "hinge"}), [], {}
+
+    def populate(size):
+        made.append(Population(size))
+        return made[-1]
+
+    def turn_is_free():
+        found = made[0]._baton.acquire(timeout=5.0)
+        if found:
+            made[0]._baton.release()
+        return found
+
+    def watch(module, name):
+        do = getattr(module, name)
+
+        def watched(*given, **options):
+            with ThreadPoolExecutor() as others:
+                free[name] = free.get(name, True) and others.submit(turn_is_free).result()
+            return do(*given, **options)
+
+        monkeypatch.setattr(module, name, watched)
+
+    monkeypatch.setattr(packs, "Population", populate)
+    for module, name in ((trial.Shelf, "prepare"), (trial, "_reach"), (ledger, "run_of"), (ledger, "open_trial"), (ledger, "mark_place")):
+        watch(module, name)
+    events = played(sweep, lambda number, values: False)
+    assert {event.kind for event in events} == {REPORTED, LEFT}
+    assert free == dict.fromkeys(("prepare", "_reach", "run_of", "open_trial", "mark_place"), True)
 
 
 def test_a_step_of_all_that_fails_fails_the_pack_and_no_run(sweeping, monkeypatch):
