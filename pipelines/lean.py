@@ -2,8 +2,9 @@
 
 Ray Train starts eight processes beside the workers, one after the other, and each imports Ray and pandas. On one machine that ends with the
 driver there is no autoscaler to ask for nodes, no notice that a node will be taken away, and nobody to whom the place of the workers would
-be lost when the controller dies, for then the run ends. And all processes inherit the driver's environment: one that is told to Ray again
-keeps Ray from using processes that are ready.
+be lost when the controller dies, for then the run ends. An elastic run asks one of them all the same, the AutoscalingCoordinator, for how
+many workers there is room. And all processes inherit the driver's environment: one that is told to Ray again keeps Ray from using processes
+that are ready.
 """
 
 from typing import Any

@@ -1,12 +1,18 @@
 """Runs through Ray Train with two workers: undisturbed, with a worker killed in the middle, and diverging."""
 
+import inspect
 import re
 import time
 
 import psutil
 import pytest
+from ray._private import services
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import _AutoscalingCoordinatorActor
+from ray.train.v2._internal.data_integration.dataset_manager import DatasetManager
+from ray.train.v2._internal.execution.controller.placement_group_cleaner import PlacementGroupCleaner
+from ray.train.v2._internal.execution.preemption import PreemptionWatcher
 
-from pipelines import apart
+from pipelines import apart, guard
 from tests.pipelines.command import TrackedRun, finish, require_equal_states, require_every_point_once, start, train, write_config
 
 LONGER = {"total_kimg": 32, "checkpoint_kimg": 8, "evaluate_kimg": 8, "sample_kimg": 16, "report_kimg": 1.6}
@@ -19,6 +25,7 @@ WATCHERS = (
     "monitor.py",
     "dashboard.py",
 )
+ACTORS = (PlacementGroupCleaner, PreemptionWatcher, _AutoscalingCoordinatorActor, DatasetManager, guard._Holder)
 WORDS = [f"{key if key == 'total_kimg' else f'schedule.{key}'}={value}" for key, value in LONGER.items()]
 
 
@@ -145,6 +152,15 @@ def reached(folder, images_seen):
     """The id of the run in `folder` once it has kept a checkpoint at or after `images_seen`."""
     kept = [path for path in (folder / "runs").glob("*/checkpoint_0*/checkpoint.json") if int(path.parent.name[-12:]) >= images_seen]
     return kept[0].parent.parent.name if kept else None
+
+
+def test_watchers_are_called_as_ray_calls_its_processes():
+    """Or that there are none would say nothing: an actor's process has its class's name, a server's that of its file."""
+    for name, actor in zip(WATCHERS, ACTORS, strict=False):
+        assert name in actor.__name__
+    assert len(ACTORS) == len([name for name in WATCHERS if not name.endswith(".py")])
+    started = inspect.getsource(services)
+    assert all(f'"{name}"' in started for name in WATCHERS if name.endswith(".py"))
 
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
