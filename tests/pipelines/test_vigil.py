@@ -79,7 +79,7 @@ def test_a_stack_says_what_a_rank_does():
     def train(pause):
         trainer = Trainer(tiny_config())
         step = trainer.step_discriminator
-        trainer.step_discriminator = lambda: (pause(), step())
+        trainer.step_discriminator = lambda **given: (pause(), step(**given))[1]
         trainer.run(lambda report: None)
 
     found = looked_at(train)
