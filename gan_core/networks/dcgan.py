@@ -48,9 +48,13 @@ class Generator(nn.Module):
     def __init__(self, base: int, channels: int, *, z_dim: int, num_classes: int, widths: list[int], norm: Norm) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_classes, z_dim) if num_classes else None
-        layers: list[nn.Module] = [FromOnePlace(z_dim, widths[0], base, bias=norm == "none"), *_normed(norm, widths[0]), nn.ReLU()]
+        layers: list[nn.Module] = [
+            FromOnePlace(z_dim, widths[0], base, bias=norm == "none"),
+            *_normed(norm, widths[0]),
+            nn.ReLU(inplace=True),
+        ]
         for width_in, width_out in pairwise(widths):
-            layers += [_doubling(width_in, width_out, norm), *_normed(norm, width_out), nn.ReLU()]
+            layers += [_doubling(width_in, width_out, norm), *_normed(norm, width_out), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers, ToImage(widths[-1], channels, 4, 2, 1), nn.Tanh())
         self.apply(_initialise)
 
@@ -72,9 +76,13 @@ class Discriminator(nn.Module):
 
     def __init__(self, base: int, channels: int, *, num_classes: int, widths: list[int], norm: Norm) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         for width_in, width_out in pairwise(widths):
-            layers += [nn.Conv2d(width_in, width_out, 4, 2, 1, bias=norm == "none"), *_normed(norm, width_out), nn.LeakyReLU(0.2)]
+            layers += [
+                nn.Conv2d(width_in, width_out, 4, 2, 1, bias=norm == "none"),
+                *_normed(norm, width_out),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
         self.features = nn.Sequential(*layers)
         self.logit = nn.Conv2d(widths[-1], 1, base)
         self.embedding = class_vectors(num_classes, widths[-1])

@@ -40,9 +40,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             _scaled(nn.Conv2d(width, inner, 1), LEAKY_GAIN * gain),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(0.2, inplace=True),
             _scaled(nn.Conv2d(inner, inner, 3, 1, 1, groups=groups), LEAKY_GAIN * gain),
-            nn.LeakyReLU(0.2),
+            nn.LeakyReLU(0.2, inplace=True),
             _scaled(nn.Conv2d(inner, width, 1, bias=False), 0.0),
         )
 

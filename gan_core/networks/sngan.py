@@ -90,8 +90,8 @@ class UpBlock(nn.Module):
     def forward(
         self, features: Float[Tensor, "batch width_in height width"], labels: Int64[Tensor, " batch"]
     ) -> Float[Tensor, "batch width_out 2*height 2*width"]:
-        inner = convolve_doubled(functional.relu(self.first_norm(features, labels)), self.first.weight, self.first.bias)
-        inner = self.second(functional.relu(self.second_norm(inner, labels)))
+        inner = convolve_doubled(functional.relu(self.first_norm(features, labels), inplace=True), self.first.weight, self.first.bias)
+        inner = self.second(functional.relu(self.second_norm(inner, labels), inplace=True))
         total: Tensor = inner + _doubled(self.skip(features))  # a 1x1 convolution and doubling commute, and this order is cheaper
         return total
 
@@ -106,7 +106,9 @@ class DownBlock(nn.Module):
         super().__init__()
         inner = width_out if first else width_in
         before: nn.Module = nn.Identity() if first else nn.ReLU()
-        self.layers = nn.Sequential(before, nn.Conv2d(width_in, inner, 3, 1, 1), nn.ReLU(), nn.Conv2d(inner, width_out, 3, 1, 1))
+        self.layers = nn.Sequential(
+            before, nn.Conv2d(width_in, inner, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(inner, width_out, 3, 1, 1)
+        )
         self.skip = nn.Conv2d(width_in, width_out, 1) if halves or width_in != width_out else nn.Identity()
         self.halve = nn.AvgPool2d(2) if halves else nn.Identity()
 
@@ -141,7 +143,7 @@ class Generator(nn.Module):
         features: Tensor = self.dense(z).unflatten(1, self.shape)
         for block in self.blocks:
             features = block(features, labels)
-        images: Tensor = self.last(functional.relu(self.norm(features, labels)))
+        images: Tensor = self.last(functional.relu(self.norm(features, labels), inplace=True))
         return images.tanh()
 
 
@@ -156,7 +158,7 @@ class Discriminator(nn.Module):
             DownBlock(width_in, width_out, halves=index < halvings, first=index == 0)
             for index, (width_in, width_out) in enumerate(pairwise([channels, *widths]))
         ]
-        self.features = nn.Sequential(*blocks, nn.ReLU())
+        self.features = nn.Sequential(*blocks, nn.ReLU(inplace=True))
         self.logit = nn.Linear(widths[-1], 1)
         self.embedding = class_vectors(num_classes, widths[-1])
         _initialise(self)
