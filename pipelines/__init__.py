@@ -6,3 +6,5 @@ import os
 # Ray after the driver has left a cluster must not start another one.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+# PyTorch reads this when it first takes memory; pages.py has the reason.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -11,7 +11,7 @@ import torch
 from gan_core import DivergenceError, EvaluationError, OutOfMemoryError, Trainer, checkpoint, distributed
 from gan_core.building import resolved_precision
 from gan_core.overrides import validate
-from pipelines import environment
+from pipelines import environment, pages
 from pipelines.config import JobConfig
 from pipelines.desk import AlarmError, Desk, NoMoreError, peak_memory, spent
 from pipelines.recovery import Course
@@ -49,6 +49,7 @@ def run(job: Job, session: Session) -> Outcome:
     config, orders = validate(job["config"], JobConfig), job.get("orders", NO_ORDERS)
     if session.device.type == "cpu":
         torch.set_num_threads(max(1, int(config.ray.cpus_per_worker)))
+        pages.keep()
     course = Course(session, max_rollbacks=config.ray.max_rollbacks, device=session.device)
     trainer = _build(config, session, course)
     session.wait_for_all()

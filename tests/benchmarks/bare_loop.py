@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gan_core import Trainer, distributed
 from gan_core.building import build_networks, load_dataset
 from gan_core.overrides import merge, parse, validate
+from pipelines import pages
 from pipelines.config import JobConfig, load_named
 
 
@@ -74,6 +75,8 @@ def main() -> None:
     loop, name, file = LOOPS[sys.argv[1]], sys.argv[2], Path(sys.argv[3])
     config = validate(merge(load_named(name), dict(parse(word) for word in sys.argv[4:])), JobConfig)
     torch.set_num_threads(1)
+    if loop is core:
+        pages.keep()  # as `raygan train` does: what is compared is all around the loop
     torch.manual_seed(0)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

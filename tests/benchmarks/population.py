@@ -24,6 +24,7 @@ from gan_core import Trainer
 from gan_core.config import GanConfig
 from gan_core.overrides import validate
 from gan_core.population.engine import Engine
+from pipelines import pages
 from tests.support import noise_images, write_parquet
 
 MLP = {
@@ -68,6 +69,7 @@ def members(case, mnist):
 def work(pipe, trees, device, threads, together):
     """A process: for each number of images received, move every member by so many, and answer with the images moved."""
     torch.set_num_threads(threads)
+    pages.keep()
     trainers = [Trainer(validate(tree, GanConfig), device=device, evaluates=False) for tree in trees]
     engine = Engine()
     for trainer in trainers:

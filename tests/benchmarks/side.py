@@ -13,6 +13,7 @@ import time
 import torch
 
 from gan_core import Trainer
+from pipelines import pages
 from tests.benchmarks import cases
 
 
@@ -106,6 +107,7 @@ def main():
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed is no answer
     torch.set_num_threads(given["threads"])
+    pages.keep()  # as `raygan train` does: both loops have it
     loops = {}
     for line in sys.stdin:
         order = json.loads(line)

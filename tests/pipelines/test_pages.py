@@ -1,0 +1,77 @@
+"""What the kernel has to hand out again at each step: page faults of a process that takes and frees the same blocks over and over."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import pages
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+MEGABYTES, PAGES = 40, 40 * 256  # of 4 KiB
+PROGRAM = f"""
+import resource, threading, torch
+from pipelines import pages
+torch.set_num_threads(1)
+
+def steps(count):
+    for _ in range(count):
+        blocks = [torch.ones(2**18) for _ in range({MEGABYTES})]
+        del blocks
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    steps(4)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 4
+
+def told():
+    steps(2)
+    print("before", faults())
+    print("kept", pages.keep())
+    steps(2)
+    print("after", faults())
+
+WHERE
+"""
+WHERE = {
+    "main thread": "told()",
+    "other thread": "thread = threading.Thread(target=told); thread.start(); thread.join()",  # as Ray Train's workers train
+}
+
+
+def run(where, **environment):
+    mine = {name: value for name, value in os.environ.items() if name not in pages.OF_USERS} | environment
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("WHERE", WHERE[where])], capture_output=True, text=True, env=mine, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_steps_fault_no_page_in_again(where):
+    # Blocks of 1 MiB, which glibc trims, and a threshold that it has not moved: all are given back and faulted in at each step.
+    found = run(where, THP_MEM_ALLOC_ENABLE="0")
+    assert found["kept"] == "True"
+    assert int(found["after"]) < PAGES / 100
+    assert int(found["before"]) > PAGES / 4
+
+
+@pytest.mark.parametrize("name", [*pages.OF_USERS, "GLIBC_TUNABLES"])
+def test_who_has_told_glibc_what_to_do_is_obeyed(name, monkeypatch):
+    monkeypatch.setenv(name, "glibc.malloc.trim_threshold=1000000" if name == "GLIBC_TUNABLES" else "1000000")
+    assert not pages.keep()
+
+
+@pytest.mark.skipif(not HUGE.is_file() or "[never]" in HUGE.read_text(), reason="no transparent huge pages")
+def test_tensors_lie_in_huge_pages():
+    program = (
+        "import torch, pipelines; kept = torch.ones(2**24); "
+        "print(next(line.split()[1] for line in open('/proc/self/smaps_rollup') if line.startswith('AnonHugePages')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) >= 2**15  # KiB, of 64 MiB
