@@ -12,11 +12,11 @@ from ray import tune
 
 from gan_core import Report, Trainer
 from gan_core.wishes import Wish
-from pipelines import gauges, storage
+from pipelines import gauges
 from pipelines.config import JobConfig
 from pipelines.machine_metrics import MachineMetrics
 from pipelines.session import Job
-from pipelines.shelf import Shelf
+from pipelines.single import SingleSession
 from pipelines.sweeps import adoption
 from pipelines.sweeps.ledger import Identity
 
@@ -116,41 +116,23 @@ class Answers(NamedTuple):
     say: Callable[[str], None]
 
 
-class TrialSession:
-    """A worker's Session in the process of its host, with checkpoints in any storage."""
-
-    rank = node_rank = local_rank = 0
+class TrialSession(SingleSession):
+    """A worker's Session in the process of its host."""
 
     def __init__(self, job: Job, config: JobConfig, host: Host, answers: Answers, *, on_gpu: bool) -> None:
-        asked, self._host, self._answers = config.ray, host, answers
+        self._host, self._answers = host, answers
         self._labels = gauges.labels_of(job["run_id"], job["config"])
         self.device = torch.device("cuda" if on_gpu else "cpu")
-        self.say, self.begin, self.wait_for_all = answers.say, host.begin, host.wait_for_all
-        self.waiting, self.machine = host.waiting, host.machine
-        place = storage.make_folder(asked.storage_path, job["run_id"])
-        self._shelf = Shelf(place, keep=asked.checkpoints_to_keep, timeout_seconds=asked.storage_timeout_seconds, say=self.say)
-        with host.waiting():
-            self._shelf.prepare()
+        self.begin, self.wait_for_all, self.machine = host.begin, host.wait_for_all, host.machine
+        super().__init__(config, job["run_id"], answers.say)
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Other trials of this process have their turns meanwhile."""
+        return self._host.waiting()
 
     def show(self, images_seen: int, metrics: dict[str, float]) -> None:
         """MLflow has it; who watches the cluster sees it too."""
         self._host.show(self._labels, images_seen, metrics)
-
-    def latest_checkpoint(self) -> AbstractContextManager[storage.Found]:
-        """The newest sound one of the trial's run."""
-        return self._shelf.newest()
-
-    def save(self, name: str, fill: Callable[[Path], None], *, best_at: int | None) -> None:
-        """Write a checkpoint, and thin out the old ones."""
-        self._shelf.save(name, fill, best_at=best_at)
-
-    def recall(self) -> dict[str, Any]:
-        """From the run's folder."""
-        return self._shelf.recall()
-
-    def remember(self, facts: dict[str, Any]) -> None:
-        """In the run's folder."""
-        self._shelf.remember(facts)
 
     def may_go_on(self, report: Report) -> bool:
         """Ask who compares the trials."""
