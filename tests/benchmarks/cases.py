@@ -85,13 +85,13 @@ def config(case: str, folder: str | Path, words: list[str] | tuple[str, ...] = (
     return validate(tree(case, folder, words), GanConfig)
 
 
-def make_images(folder: Path, channels: int, resolution: int) -> str:
-    """IMAGES images of noise as BMP in a Parquet file; its path."""
+def make_images(folder: Path, channels: int, resolution: int, count: int = IMAGES) -> str:
+    """Images of noise as BMP in a Parquet file; its path. What they show has no bearing on speed."""
     path = folder / f"{channels}x{resolution}.parquet"
     if not path.is_file():
         noise = np.random.default_rng(0).integers(0, 256, (64, resolution, resolution, channels), dtype=np.uint8)
         encoded = []
-        for number in range(IMAGES):
+        for number in range(count):
             buffer = io.BytesIO()
             Image.fromarray(np.roll(noise[number % 64], number // 64, 1).squeeze()).save(buffer, "BMP")
             encoded.append(buffer.getvalue())

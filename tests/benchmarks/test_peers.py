@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gan_core.networks import dcgan, sngan
+from tests.benchmarks import cases
 from tests.benchmarks.peers import __main__ as peers
 from tests.benchmarks.peers import floor_side, handwritten_side, plain, raygan_side, side, workloads
 from tests.benchmarks.peers.workloads import WORKLOADS
@@ -21,7 +22,7 @@ FOLDER = Path(peers.__file__).parent
 def small(tmp_path):
     """Counts of `rounds` rounds of a side that trains small MLPs of batch 8."""
     work = WORKLOADS["mlp"]._replace(resolution=8, batch=8, generator={"hidden_width": 16}, discriminator={"hidden_width": 16})
-    path = peers.made_images(tmp_path, work.channels, work.resolution)
+    path = cases.make_images(tmp_path, work.channels, work.resolution)
     torch.save(torch.zeros(64, 1, 8, 8, dtype=torch.uint8), tmp_path / "images.pt")
 
     class Done(Exception):

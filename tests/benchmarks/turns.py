@@ -12,52 +12,68 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 
 
-class Side:
-    """A process that takes turns; `root` is the folder whose gan_core it is to import, `ways` the floor's by case."""
+class Process:
+    """A process that takes orders and answers each, a line of JSON both ways; `log` takes what else it says."""
 
-    def __init__(self, kind, folder, *, root=ROOT, threads=1, device="cpu", words=(), ways=None):
-        given = {"kind": kind, "folder": str(folder), "threads": threads, "device": device, "words": list(words), "ways": ways or {}}
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(root)}
-        self.errors = Path(folder, f"{kind}-{id(self)}.txt")
-        with self.errors.open("w") as errors:
+    def __init__(self, name, command, log, *, root=ROOT, threads=1):
+        self.name, self.log = name, Path(log)
+        with self.log.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.benchmarks.side", json.dumps(given)],
+                list(map(str, command)),
                 cwd=root,
-                env=environment,
+                env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(root)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=errors,
+                stderr=output,
                 text=True,
             )
 
-    def turn(self, case, seconds):
-        """What the process tells of a turn of about so long.
+    def order(self, **order):
+        """The answer to an order; raises as `answer` does."""
+        try:
+            print(json.dumps(order), file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            self.process.wait()  # `answer` finds its end
+        return self.answer()
+
+    def answer(self):
+        """The next line that the process writes.
 
         Raises:
             RuntimeError: it ended, with its last words.
         """
-        try:
-            print(json.dumps({"case": case, "seconds": seconds}), file=self.process.stdin, flush=True)
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+        line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a side ended with {self.process.wait()}: {self.errors.read_text()[-2000:]}")
+            raise RuntimeError(f"{self.name} ended with {self.process.wait()}: ...{self.log.read_text()[-2000:]}")
         return json.loads(line)
 
     def end(self):
         """End the process."""
         self.process.kill()
         self.process.wait()
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.stdout.close()
+
+
+class Side(Process):
+    """One side of a comparison of two; `root` is the folder whose gan_core it is to import, `ways` the floor's by case."""
+
+    def __init__(self, kind, folder, *, root=ROOT, threads=1, device="cpu", words=(), ways=None):
+        given = {"kind": kind, "folder": str(folder), "threads": threads, "device": device, "words": list(words), "ways": ways or {}}
+        command = [sys.executable, "-m", "tests.benchmarks.side", json.dumps(given)]
+        super().__init__("a side", command, Path(folder, f"{kind}-{id(self)}.txt"), root=root, threads=threads)
+
+    def turn(self, case, seconds):
+        """What the process tells of a turn of about so long; raises as `answer` does."""
+        return self.order(case=case, seconds=seconds)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ them.
 
 import argparse
 import contextlib
-import io
 import json
 import os
 import statistics
@@ -20,18 +19,15 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from PIL import Image
 
 from gan_core.building import load_dataset
 from pipelines import environment
+from tests.benchmarks import cases
 from tests.benchmarks.peers import workloads
 from tests.benchmarks.peers.workloads import IF_ASKED, WORKLOADS
+from tests.benchmarks.turns import ROOT, Process
 
-ROOT = Path(__file__).parents[3]
 PEERS = ROOT / ".venv-peers/bin/python"
 IN_THEIR_OWN = ("mimicry", "torchgan", "lightning", "lucidrains")
 OWN_NETWORKS_ONLY = ("lucidrains",)
@@ -41,43 +37,13 @@ ASKED |= dict.fromkeys([*IN_THEIR_OWN, *(f"{name}_{kind}" for name in IN_THEIR_O
 MADE_IMAGES, MOST_IMAGES = 4096, 16384
 
 
-class Side:
+class Side(Process):
     """A process of tests.benchmarks.peers.side; the libraries' live in the environment of the peers."""
 
     def __init__(self, name, given, threads):
-        self.name, self.log = name, Path(given["cache"], f"{name}.txt")
         python = PEERS if name.partition("_")[0] in IN_THEIR_OWN else sys.executable
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [str(python), "-m", "tests.benchmarks.peers.side", name, json.dumps(given)],
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-
-    def order(self, **order):
-        print(json.dumps(order), file=self.process.stdin, flush=True)
-        return self.answer()
-
-    def answer(self):
-        """The next line that the process writes.
-
-        Raises:
-            RuntimeError: it ended, with its last words.
-        """
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended with {self.process.wait()}: ...{self.log.read_text()[-1500:]}")
-        return json.loads(line)
-
-    def end(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
+        command = [python, "-m", "tests.benchmarks.peers.side", name, json.dumps(given)]
+        super().__init__(name, command, Path(given["cache"], f"{name}.txt"), threads=threads)
 
 
 def run(names, given, asked):
@@ -126,7 +92,7 @@ def measure(workload, asked, folder):
     work = WORKLOADS[workload]
     against = [name for name in (*work.against, *IF_ASKED) if name in (asked.against or work.against)]
     names = ["raygan", *(["raygan_reuse"] if set(against) & set(REUSING) else []), *against]
-    path = asked.data or made_images(folder, work.channels, work.resolution)
+    path = asked.data or cases.make_images(folder, work.channels, work.resolution, MADE_IMAGES)
     dataset = load_dataset(workloads.config(work, path, folder))
     images = folder / "images.pt"
     torch.save(dataset.images[:MOST_IMAGES].clone(), images)
@@ -140,19 +106,6 @@ def measure(workload, asked, folder):
         found.append(rates)
     started = [name for name in names if all(name in rates for rates in found)]
     return {name: [rates[name] for rates in found] for name in started}, {name: counts[name] for name in started}
-
-
-def made_images(folder, channels, resolution):
-    """A Parquet file of images of noise: what they show has no bearing on speed."""
-    path = folder / f"{channels}x{resolution}.parquet"
-    noise = np.random.default_rng(0).integers(0, 256, (64, resolution, resolution, channels), dtype=np.uint8)
-    encoded = []
-    for number in range(MADE_IMAGES):
-        buffer = io.BytesIO()
-        Image.fromarray(np.roll(noise[number % 64], number // 64, 1).squeeze()).save(buffer, "BMP")
-        encoded.append(buffer.getvalue())
-    pq.write_table(pa.table({"image": pa.array(encoded, pa.binary())}), path)
-    return path
 
 
 def rows(workload, rates, counts):
