@@ -1,7 +1,8 @@
 """From a config to the things that training uses: data, networks, players. The only place in the core that reads the config for them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -186,9 +187,10 @@ def resolved_precision(config: GanConfig, device: torch.device) -> str:
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
 
 
-def _autocast(config: GanConfig, device: torch.device) -> partial[torch.autocast]:
-    enabled = resolved_precision(config, device) == "bfloat16"
-    return partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=enabled)
+def _autocast(config: GanConfig, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    if resolved_precision(config, device) != "bfloat16":
+        return nullcontext
+    return partial(torch.autocast, device.type, dtype=torch.bfloat16)
 
 
 def _game(config: GanConfig, penalties: tuple[Penalty, ...], discriminator: nn.Module, place: torch.device, dtype: torch.dtype) -> Game:

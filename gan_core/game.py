@@ -1,6 +1,7 @@
 """What steps are about: the two players, what they play for, and what a step tells."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -83,7 +84,7 @@ class Game(NamedTuple):
     penalties: tuple[Penalty, ...]
     anchors: Float[Tensor, "2"] | None
     packing: int
-    autocast: Callable[[], torch.autocast]
+    autocast: Callable[[], AbstractContextManager[object]]
     accumulation_steps: int
     augmenter: Augmenter | None = None
     path: PathLength | None = None

@@ -45,7 +45,8 @@ def logits_in_one_pass(discriminator: nn.Module, real: Batch, fake: Batch) -> Lo
     """`own_logits` of a discriminator that judges each image by itself, of fakes and reals as one batch: half as many calls."""
     labels = None if fake.labels is None or real.labels is None else torch.cat([fake.labels, real.labels])
     both = _full_precision(discriminator(torch.cat([fake.inputs, real.inputs]), labels))
-    return Logits(both[len(fake.inputs) :], both[: len(fake.inputs)])
+    fake_logits, real_logits = both.split([len(fake.inputs), len(real.inputs)])  # one node backwards, where two slices pad and add
+    return Logits(real_logits, fake_logits)
 
 
 def logits_of_all_ranks(discriminator: nn.Module, real: Batch | None, fake: Batch) -> Logits:

@@ -224,7 +224,7 @@ def judged_rightly(logits: Logits, loss: AdversarialLoss) -> tuple[Float[Tensor,
     real, fake = logits.real.detach(), logits.fake.detach()
     above = real > (fake if loss.threshold is None else loss.threshold)
     below = fake < (real if loss.threshold is None else loss.threshold)
-    return above.to(real.dtype).mean(), below.to(real.dtype).mean()
+    return above.mean(dtype=real.dtype), below.mean(dtype=real.dtype)
 
 
 def _apply_gradients(player: Player, *, opponent: Player | None, game: Game) -> Tensor:
