@@ -1,5 +1,8 @@
 """What the steps are fed with: real images, latents, labels and the numbers of penalties, each a function of config and step counters."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -9,42 +12,66 @@ from gan_core.building import Parts
 from gan_core.config import GanConfig
 from gan_core.datatypes import Batch, to_device
 
+AT_ONCE = 16  # steps whose numbers are drawn together: each after the first takes a third of the time, with the code in the cache
+AT_ONCE_NUMBERS = 2**16  # of the global batch, so that a GPU does not wait for them
+
+
+class _Block(NamedTuple):
+    first: int
+    drawn: list[Tensor]
+
 
 class Supply:
-    """This rank's part of what the global batch of any step consists of; has no state of its own."""
+    """This rank's part of what the global batch of any step consists of. It remembers a few steps from the last one asked for on."""
 
     def __init__(self, config: GanConfig, parts: Parts) -> None:
         self.config, self.parts = config, parts
+        self._blocks: dict[str, _Block] = {}
+
+    def _drawn(self, stream: str, step: int, draw: Callable[[int], Tensor], *, numbers: int) -> Tensor:
+        """`draw(step)`, which is of so many `numbers` of the stream."""
+        block = self._blocks.get(stream)
+        if block is None or not 0 <= step - block.first < len(block.drawn):
+            count = max(1, min(AT_ONCE, AT_ONCE_NUMBERS // numbers))
+            block = self._blocks[stream] = _Block(step, [draw(at) for at in range(step, step + count)])
+        return block.drawn[step - block.first]
 
     def real(self, player: str, step: int) -> Batch:
         """The real images of a player's step, as the discriminator is to see them."""
         stream, parts = f"{player}/real", self.parts
-        images = None
+        images, places = None, self._places(stream, step)
         if parts.ahead is not None:
             images = parts.ahead.images(stream, step, lambda step: self._places(stream, step))
             if parts.dataset.pages is not None:
                 parts.dataset.pages.was_read()
-        return self._as_seen(self._places(stream, step), stream, step, count=self.config.batch_size, images=images)
+        return self._as_seen(places, stream, step, count=self.config.batch_size, images=images)
 
     def _places(self, stream: str, step: int) -> Int64[Tensor, " shard"]:
         config, train = self.config, self.parts.train
-        return train[sampling.batch_indices(config.seed, stream, step, batch_size=config.batch_size, dataset_size=len(train))]
+
+        def places(step: int) -> Int64[Tensor, " shard"]:
+            return train.index_select(
+                0, sampling.batch_indices(config.seed, stream, step, batch_size=config.batch_size, dataset_size=len(train))
+            )
+
+        return self._drawn(stream, step, places, numbers=config.batch_size)
 
     def latents(self, step: int) -> Batch:
         """Latents of a generator step; where classes matter, their labels follow the data's own frequencies."""
         config, parts = self.config, self.parts
         labels = None
         if config.network.conditional and parts.dataset.labels is not None:
-            count, size = config.batch_size, len(parts.train)
-            places = sampling.batch_indices(config.seed, "g/labels", step, batch_size=count, dataset_size=size)
-            labels = to_device(parts.dataset.labels[parts.train[places]], parts.device)
+            labels = to_device(parts.dataset.labels[self._places("g/labels", step)], parts.device)
         return Batch(self.z("g", step), labels)
 
     def z(self, player: str, step: int) -> Float[Tensor, "shard z_dim"]:
         """The z of a player's step."""
-        config = self.config
-        z = sampling.latents(config.seed, f"{player}/z", step, batch_size=config.batch_size, z_dim=config.network.z_dim)
-        return self._placed(z)
+        config, stream = self.config, f"{player}/z"
+
+        def latents(step: int) -> Float[Tensor, "shard z_dim"]:
+            return sampling.latents(config.seed, stream, step, batch_size=config.batch_size, z_dim=config.network.z_dim)
+
+        return self._placed(self._drawn(stream, step, latents, numbers=config.batch_size * config.network.z_dim))
 
     def penalty_draws(self, step: int) -> Float[Tensor, "decisions draws"] | None:
         """Uniform numbers for the penalties of a discriminator step; None where they need none."""
@@ -77,7 +104,10 @@ class Supply:
         return Batch(images, labels)
 
     def _uniforms(self, stream: str, step: int, count: int, per_sample: int) -> Float[Tensor, "shard per_sample"]:
-        return self._placed(sampling.uniforms(self.config.seed, stream, step, count=count, per_sample=per_sample))
+        def uniforms(step: int) -> Float[Tensor, "shard per_sample"]:
+            return sampling.uniforms(self.config.seed, stream, step, count=count, per_sample=per_sample)
+
+        return self._placed(self._drawn(stream, step, uniforms, numbers=count * per_sample))
 
     def _placed(self, numbers: Float[Tensor, "shard _"]) -> Float[Tensor, "shard _"]:
         return to_device(numbers, self.parts.device).to(self.parts.dtype)

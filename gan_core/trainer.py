@@ -62,18 +62,14 @@ class Trainer:
 
     @property
     def parts(self) -> Parts:
-        """What is trained, and on what."""
+        """What is trained, and on what. `taking` and `supply` are how its steps are taken, and what they are fed with."""
         return self._parts
 
     @parts.setter
     def parts(self, parts: Parts) -> None:
         self._parts = parts
         self.taking = taking(self.config, parts)
-
-    @property
-    def supply(self) -> Supply:
-        """What the steps are fed with."""
-        return Supply(self.config, self.parts)
+        self.supply = Supply(self.config, parts)
 
     @property
     def images_seen(self) -> int:

@@ -71,6 +71,8 @@ def side_by_side(settings, seeds):
     first = settings.seed * seeds  # so that runs with other seeds share no data set
     sets = [load(**{**settings.data.options, "seed": first + index}) for index in range(seeds)]
     points = torch.cat([data.images for data in sets], dim=1)
+    wide = settings.network.model_copy(update={"z_dim": settings.network.z_dim * seeds})
+    trainer.config = game.model_copy(update={"network": wide})
     parts = trainer.parts
     trainer.parts = parts._replace(
         dataset=ImageDataset("side by side", points, None, "", mixture=sets[0].mixture),
@@ -78,8 +80,6 @@ def side_by_side(settings, seeds):
         d=building._player(d, game.optimizer.discriminator, parts.game.penalties, game.regularizers.clip_weight),
         g_ema=Average(g, halflife_kimg=settings.ema_halflife_kimg),
     )
-    wide = settings.network.model_copy(update={"z_dim": settings.network.z_dim * seeds})
-    trainer.config = game.model_copy(update={"network": wide})
     return trainer
 
 
