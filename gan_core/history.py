@@ -12,6 +12,7 @@ from gan_core.game import Stats
 
 ADVICE = "A lower optimizer.*.lr, or optimizer.*.clip_norm, may help"
 LEAD_UP = 3  # steps before a bad one that are told
+TOGETHER = 16  # steps whose values are made one table at once: in a small network's round a call for each takes eight times as long
 
 Keys = tuple[str, ...]
 
@@ -33,9 +34,10 @@ class DivergenceError(RuntimeError):
 
 
 class History:
-    """Collects one vector for each step; reading it is the only place where training waits for the device."""
+    """Collects the values of each step; reading it is the only place where training waits for the device."""
 
     def __init__(self) -> None:
+        self._values: dict[Keys, list[Tensor]] = {}
         self._vectors: dict[Keys, list[Tensor]] = {}
         self._places: dict[Keys, list[tuple[int, int]]] = {}
         self._before: dict[Keys, Float64[Tensor, "steps keys"]] = {}
@@ -43,13 +45,28 @@ class History:
 
     def add(self, stats: Stats, step: int) -> None:
         """Keep the 0-d tensors, all of one dtype, of a player's step number `step`, counted from 1."""
-        self.add_vector(tuple(stats), torch.stack(list(stats.values())), step)
+        keys = tuple(stats)
+        values = self._values.setdefault(keys, [])
+        values += stats.values()
+        self._place(keys, step)
+        if len(values) >= TOGETHER * len(keys):
+            self._stack(keys)
 
     def add_vector(self, keys: Keys, values: Float[Tensor, " keys"], step: int) -> None:
         """The same of values that are one tensor."""
-        self._vectors.setdefault(keys, []).append(values)
+        self._stack(keys)
+        self._place(keys, step)
+        self._vectors[keys].append(values)
+
+    def _place(self, keys: Keys, step: int) -> None:
+        self._vectors.setdefault(keys, [])  # kinds are told in the order of their first steps
         self._places.setdefault(keys, []).append((self._count, step))
         self._count += 1
+
+    def _stack(self, keys: Keys) -> None:
+        """Make vectors of the values that wait for it."""
+        if values := self._values.pop(keys, None):
+            self._vectors[keys] += torch.stack(values).view(-1, len(keys)).unbind()
 
     def read(self, last_good: int | None) -> dict[str, float]:
         """Means over the collected steps and over the ranks, and an empty history again.
@@ -85,6 +102,8 @@ class History:
         """For each kind of step a row for each one, the mean over the ranks; on the CPU."""
         tables: dict[Keys, Tensor] = dict(self._before)
         shards: dict[Keys, Tensor] = {}
+        for keys in list(self._values):
+            self._stack(keys)
         for keys, vectors in self._vectors.items():
             mine = torch.stack(vectors).double()
             shards[keys] = distributed.gather(mine.unsqueeze(0)).cpu()
