@@ -10,11 +10,45 @@ from typing import Any
 
 import torch
 
+_step = inspect.unwrap(torch.optim.Adam.step)
+
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam, computing by the same code."""
+    """torch.optim.Adam, computing by the same code.
 
-    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+    A fused step whose parameters all have a gradient and moments is the one call that PyTorch's comes to. What lies before it there,
+    grouping by device, hooks and a mark for profilers, takes 6 % of a round of a small network.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step, of PyTorch's meaning; without its hooks."""
+        group = self.param_groups[0]
+        parameters = group["params"]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        states = [self.state[parameter] for parameter in parameters if parameter in self.state]
+        whole = len(gradients) == len(states) == len(parameters) and len(self.param_groups) == 1
+        if closure is not None or not whole or not group["fused"] or group["amsgrad"]:
+            return _step(self, closure)
+        steps = [state["step"] for state in states]
+        beta1, beta2 = group["betas"]
+        torch._foreach_add_(steps, 1)
+        torch._fused_adam_(
+            parameters,
+            gradients,
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+        )
+        return None
 
 
 def _unwrapped() -> dict[str, Callable[..., Any]]:
@@ -26,5 +60,6 @@ def _imports_dynamo(method: Any) -> bool:
     return inspect.isfunction(method) and method.__globals__["__name__"] == "torch._compile"
 
 
+vars(Adam.step)["hooked"] = True  # or torch.optim.Optimizer wraps it in hooks and marks
 for _name, _method in _unwrapped().items():
     setattr(Adam, _name, _method)

@@ -58,3 +58,30 @@ def test_a_closure_may_be_given_which_sees_gradients():
         return loss
 
     assert optimizer.step(closure) > 0
+
+
+def test_steps_after_a_gradient_was_missing_and_after_loading_are_pytorchs_too():
+    ours, theirs = parameters(), parameters()
+    left, right = Adam(ours, lr=0.01, fused=True), torch.optim.Adam(theirs, lr=0.01, fused=True)
+    for optimizer, values in ((left, ours), (right, theirs)):
+        stepped(optimizer, values, 2)
+        values[1].grad = None
+        optimizer.step()
+        stepped(optimizer, values, 2)
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.param_groups[0]["lr"] = 0.02
+        stepped(optimizer, values, 2)
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs))
+    assert [left.state[value]["step"].item() for value in ours] == [7.0, 6.0, 7.0]
+
+
+def test_a_fused_step_with_all_gradients_is_one_call(monkeypatch):
+    values = parameters()
+    optimizer, calls = Adam(values, lr=0.01, fused=True), []
+    stepped(optimizer, values, 1)
+    monkeypatch.setattr("gan_core.optimizers._step", lambda *given: calls.append(given))
+    stepped(optimizer, values, 1)
+    assert not calls
+    values[0].grad = None
+    optimizer.step()
+    assert len(calls) == 1
