@@ -41,7 +41,7 @@ PIECES = {
     "memory": Piece("memory", ("mlp", "dcgan-32", "stylegan2-32")),
     "data": Piece("data_path", ("--repeats", "3", "--seconds", "1")),
     "evaluation": Piece("evaluating"),
-    "ray": Piece("overhead", ("digits", "--rounds", "4", "--seconds", "3", "--against", "core")),
+    "ray": Piece("overhead", ("digits", "--starts", "1", "--rounds", "4", "--seconds", "3", "--against", "core")),
     "sweep": Piece("sweep_cost", ("overhead",)),
     "start_up": Piece("start_up", ("help", "train=2")),
     "scaling": Piece("scaling", ("--networks", "mlp", "dcgan-32", "--batches", "8", "16", "--turns", "3")),

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.benchmarks.overhead import median_ratio, seconds_per_step, verdict
+from tests.benchmarks.overhead import median_ratio, over_starts, seconds_per_step, verdict
 
 
 def test_only_intervals_that_lie_whole_within_a_turn_count():
@@ -24,6 +24,15 @@ def test_the_interval_of_a_ratio_covers_its_median_and_narrows_with_more_rounds(
     assert 0.8 <= low < middle < high <= 1.2
     _, lower, higher = median_ratio(ratios * 16, [1.0] * 128)
     assert higher - lower < 0.5 * (high - low)
+
+
+def test_the_interval_of_several_starts_is_that_of_their_ratios_and_not_of_their_rounds():
+    once = ([1.1, 1.1, 1.1], [1.0, 1.0, 1.0])
+    assert over_starts([once]) == (pytest.approx(1.1), pytest.approx(1.1), pytest.approx(1.1), [pytest.approx(1.1)])
+    ratio, low, high, each = over_starts([once, ([0.9] * 3, [1.0] * 3), ([1.0] * 3, [1.0] * 3)])
+    assert each == pytest.approx([1.1, 0.9, 1.0])
+    assert ratio == pytest.approx((1.1 * 0.9) ** (1 / 3))
+    assert low < 0.9 < 1.1 < high
 
 
 def test_an_interval_decides_only_where_it_lies_on_one_side_of_the_limit():
