@@ -51,7 +51,9 @@ class Desk:
             if session.rank == 0 or self.machine:
                 clock = CLOCK if session.rank == 0 else f"{self.prefix}images_seen"
                 mine = pending if session.rank == 0 else []
-                self.writer = RunWriter(job["tracking_uri"], job["run_id"], say=session.say, clock=clock, pending=mine)
+                self.writer = RunWriter(
+                    job["tracking_uri"], job["run_id"], say=session.say, clock=clock, pending=mine, apart=session.writes_apart
+                )
 
     def begin(self, trainer: Trainer) -> None:
         """Before the trainer runs: what it was doing when its state was saved, and with how much memory it has to do."""

@@ -1,6 +1,6 @@
 """What a run reports, delivered to its MLflow run: once each, in order, in batches, and later if the server is away.
 
-Written by one process, rank 0. Undelivered records travel in every checkpoint, so that a worker that dies takes none with it.
+Written by rank 0. Undelivered records travel in every checkpoint, so that a worker that dies takes none with it.
 MLflow is imported where a client is made: other ranks load this module too, and do without the seconds that it takes.
 """
 
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
+from pipelines.clerk import Clerk
 from pipelines.run_pictures import RunPictures, encode
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
 
 CLOCK = "progress/images_seen"
 METRICS_AT_ONCE = 1000  # the REST API's limit for one request
@@ -39,6 +39,39 @@ def patient_client(tracking_uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines at each end of a run; the summary names its page
     return MlflowClient(tracking_uri=tracking_uri)
+
+
+Point = tuple[str, float, int, int]  # key, value, milliseconds, step
+
+
+class Store:
+    """What is done to one run in MLflow."""
+
+    def __init__(self, tracking_uri: str, run_id: str) -> None:
+        self._client, self._run_id = patient_client(tracking_uri), run_id
+        self._pictures = RunPictures(self._client, run_id)
+
+    def latest(self, key: str) -> float | None:
+        """A metric's last value."""
+        value: float | None = self._client.get_run(self._run_id).data.metrics.get(key)
+        return value
+
+    def log(self, points: list[Point]) -> None:
+        """At most METRICS_AT_ONCE points."""
+        from mlflow.entities import Metric
+
+        self._client.log_batch(self._run_id, metrics=[Metric(*point) for point in points], synchronous=True)
+
+    def tag(self, key: str, value: str) -> None:
+        """Set a tag."""
+        self._client.set_tag(self._run_id, key, value, synchronous=True)
+
+    def picture(self, step: int, milliseconds: int, picture: str) -> None:
+        """An encoded picture, once for each step."""
+        self._pictures.deliver(step, milliseconds, picture)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class Record(TypedDict):
@@ -85,7 +118,7 @@ class RunWriter:
 
     `clock` is a metric that every record carries, last: its largest delivered step is the high-water mark, below which records are
     repeats (a worker was restarted from a checkpoint) and are dropped. `pending` are records that an earlier worker left. `say` tells
-    the user that the store went away, and that it came back.
+    the user that the store went away, and that it came back. `apart`: MLflow works in a process of its own.
     """
 
     def __init__(
@@ -96,16 +129,16 @@ class RunWriter:
         say: Callable[[str], None],
         clock: str = CLOCK,
         pending: list[Record] | None = None,
+        apart: bool = False,
     ) -> None:
-        self._client = patient_client(tracking_uri)
-        self._uri, self._run_id, self._clock, self._say = tracking_uri, run_id, clock, say
+        self._store = Clerk(tracking_uri, run_id) if apart else Store(tracking_uri, run_id)
+        self._uri, self._clock, self._say = tracking_uri, clock, say
         self._queue: list[Record] = list(pending or [])
         self._tags: dict[str, str] = {}
         self._lock = threading.Lock()
         self._closing, self._wake = threading.Event(), threading.Event()
         self._give_up_at = float("inf")
         self._mark: int | None = None
-        self._pictures = RunPictures(self._client, run_id)
         self._failing_since: float | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
@@ -154,6 +187,7 @@ class RunWriter:
         self._wake.set()
         while self._thread.is_alive() and time.monotonic() < self._give_up_at + LAST_CALL_SECONDS:
             self._thread.join(SIGN_SECONDS)  # who looks whether this rank lives sees its CPU clock move
+        self._store.close()
         left = self.pending()
         if left:
             points, pictures = sum(len(record["metrics"]) for record in left), sum(bool(record["picture"]) for record in left)
@@ -193,13 +227,13 @@ class RunWriter:
         for record in fresh:
             self._require_time()
             if record["picture"]:
-                self._pictures.deliver(record["step"], record["milliseconds"], record["picture"])
+                self._store.picture(record["step"], record["milliseconds"], record["picture"])
             for key, value in record["tags"].items():
-                self._client.set_tag(self._run_id, key, value, synchronous=True)
+                self._store.tag(key, value)
         for batch in _batches([self._points(record) for record in fresh]):
             self._require_time()
-            self._client.log_batch(self._run_id, metrics=batch, synchronous=True)
-            self._mark = batch[-1].step
+            self._store.log(batch)
+            self._mark = batch[-1][3]
         with self._lock:
             del self._queue[: len(records)]
 
@@ -211,19 +245,17 @@ class RunWriter:
         with self._lock:
             tags = dict(self._tags)
         for key, value in tags.items():
-            self._client.set_tag(self._run_id, key, value, synchronous=True)
+            self._store.tag(key, value)
         with self._lock:
             self._tags = {key: value for key, value in self._tags.items() if tags.get(key) != value}
 
-    def _points(self, record: Record) -> "list[Metric]":
+    def _points(self, record: Record) -> list[Point]:
         """The record's points, the clock last: where the clock stands, everything before it was delivered."""
-        from mlflow.entities import Metric
-
         values = {**record["metrics"], self._clock: float(record["step"])}
-        return [Metric(key, value, record["milliseconds"], record["step"]) for key, value in values.items()]
+        return [(key, value, record["milliseconds"], record["step"]) for key, value in values.items()]
 
     def _find_mark(self) -> None:
-        delivered = self._client.get_run(self._run_id).data.metrics.get(self._clock)
+        delivered = self._store.latest(self._clock)
         self._mark = -1 if delivered is None else int(delivered)
 
     def _note_failure(self, error: Exception) -> None:
@@ -238,9 +270,9 @@ class RunWriter:
             self._failing_since = None
 
 
-def _batches(records: "list[list[Metric]]") -> "list[list[Metric]]":
+def _batches(records: list[list[Point]]) -> list[list[Point]]:
     """Records joined into requests of at most METRICS_AT_ONCE points, none cut in two."""
-    batches: list[list[Metric]] = []
+    batches: list[list[Point]] = []
     for points in records:
         if not batches or len(batches[-1]) + len(points) > METRICS_AT_ONCE:
             batches.append([])

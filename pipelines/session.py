@@ -62,8 +62,9 @@ class Outcome(TypedDict):
 
 
 class Session(Protocol):
-    """Where a rank runs: what it must know of its place, and how it keeps checkpoints."""
+    """Where a rank runs: what it must know of its place, and how it keeps checkpoints. `writes_apart`: MLflow has a process of its own."""
 
+    writes_apart: bool
     rank: int
     node_rank: int
     local_rank: int

@@ -13,6 +13,7 @@ from pipelines.shelf import Shelf
 class SingleSession:
     """The part of a Session that has to do with checkpoints: they are in `<storage_path>/<run id>`."""
 
+    writes_apart = False  # of many trials in one process there would be as many processes
     rank = node_rank = local_rank = 0
 
     def __init__(self, config: JobConfig, run_id: str, say: Callable[[str], None]) -> None:
