@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipelines import yielding
 from pipelines.agreement import Facts, differences
-from pipelines.pulse import Beat
+from pipelines.cluster import started_here
+from pipelines.pulse import Beat, Shown
 from pipelines.rank import Question
 
-Said = tuple[int, dict[str, float]] | Question | str
+Said = Shown | Question | str
 
 
 class Heard(NamedTuple):
@@ -33,10 +35,12 @@ class Taken(NamedTuple):
 @ray.remote(num_cpus=0, max_restarts=-1)
 class _Board:
     """Holds what the driver has not shown yet, its answers to questions, and its wish; `facts` are the driver's. Ray may start it anew,
-    with these alone: ranks and driver then say again what it must know.
+    with these alone: ranks and driver then say again what it must know. It `yields` to the ranks.
     """
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, yields: bool) -> None:
+        if yields:
+            yielding.begin()
         self._facts = facts
         self._said: list[Said] = []
         self._answers: dict[int, bool] = {}
@@ -55,8 +59,10 @@ class _Board:
         now = time.monotonic()
         return Taken(said, [Heard(beat, now - at) for _, (beat, at) in sorted(self._beats.items())], self._refusal)
 
-    def beat(self, beat: Beat) -> int:
-        """Note how a rank is; returns what the driver wants of it."""
+    def beat(self, beat: Beat, shown: Shown | None) -> int:
+        """Note how a rank is, and what it has reported; returns what the driver wants of it."""
+        if shown is not None:
+            self._said.append(shown)
         if beat.group in self._replaced:
             return self._wish  # a straggler
         if beat.group != self._group:
@@ -88,6 +94,6 @@ class _Board:
 
 
 def new(facts: Facts) -> Any:
-    """A board on the driver's node."""
+    """A board on the driver's node, which yields to the ranks where the cluster is ours."""
     beside_the_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return _Board.options(scheduling_strategy=beside_the_driver).remote(facts)  # type: ignore[attr-defined]
+    return _Board.options(scheduling_strategy=beside_the_driver).remote(facts, started_here())  # type: ignore[attr-defined]

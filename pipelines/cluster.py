@@ -14,16 +14,36 @@ from ray._private.node import Node
 from ray._raylet import Config  # type: ignore[attr-defined]  # not in its stub
 from ray.exceptions import AuthenticationError, RayError
 
+from pipelines import unwatched
+
 LOOPBACK = "127.0.0.1"
 AUTH_MODE, TOKENS = "RAY_AUTH_MODE", ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 TASKS_REMEMBERED = 1000
+BUILDER = "_build_python_executable_command_memory_profileable"  # of Ray's services
+# Of a cluster of our own, which is one machine for one command. Ray has its workers yield to all other processes; ours are what the cluster
+# is for. The rest is how often Ray looks for what is rare here, or what nobody asks for: each look takes time from the workers.
+OURS = {
+    "worker_niceness": 0,
+    "event_stats": False,
+    "debug_dump_period_milliseconds": 600_000,
+    "memory_monitor_refresh_ms": 1000,
+    "local_fs_monitor_interval_ms": 5000,
+    "object_manager_timer_freq_ms": 1000,
+    "raylet_check_gc_period_milliseconds": 1000,
+    "kill_idle_workers_interval_ms": 1000,
+    "gcs_pull_resource_loads_period_milliseconds": 10_000,  # for an autoscaler
+    "report_worker_backlog_interval_ms": 10_000,  # for an autoscaler
+}
+UNWATCHED = {"task_events_report_interval_ms": 0, "enable_metrics_collection": False}  # 0 is never
+WATCHED = {"task_events_max_num_task_in_gcs": TASKS_REMEMBERED}
 _started_here = threading.Event()
 
 
 @contextmanager
 def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> Iterator[None]:
     """The cluster that $RAY_ADDRESS names, else one of this machine's CPUs and GPUs that ends with the block, with or without Ray's
-    dashboard, and that only this machine reaches; workers have `environment`.
+    dashboard, and that only this machine reaches; workers have `environment`. Without a dashboard there is no memory of tasks and no
+    metrics port either, which nobody would know of.
 
     A token in the environment is shown to a cluster that is joined, unless $RAY_AUTH_MODE says otherwise.
 
@@ -33,8 +53,8 @@ def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # "local", or Ray would join whatever cluster `ray start` once made on this machine. Its memory of tasks, which are all calls of actors,
     # is kept for people who look at them: 100,000 of them, of some kB each.
-    remembered = {"_system_config": {"task_events_max_num_task_in_gcs": TASKS_REMEMBERED}}
-    here = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": dashboard, "_node_ip_address": LOOPBACK, **remembered}
+    system = {"_system_config": OURS | (WATCHED if dashboard else UNWATCHED)}
+    here = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": dashboard, "_node_ip_address": LOOPBACK, **system}
     joined = os.environ.get("RAY_ADDRESS")
     local = {} if joined else here
     if joined:
@@ -105,14 +125,23 @@ def _instead(module: Any, name: str, value: Any) -> Iterator[None]:
 @contextmanager
 def _without_services(*, dashboard: bool) -> Iterator[None]:
     """A node that starts in the block has no autoscaler, which could add no machine; nobody who reads the workers' logs for a driver that
-    does not want them; and without a dashboard no server for it, which would report nothing but usage. Each is a process of a second.
+    does not want them; and without a dashboard no server for it, which would report nothing but usage, and nothing in the agent that this
+    server would ask. Each is a process of a second.
     """
     with ExitStack() as stack:
         for name in ("start_monitor", "start_log_monitor"):
             stack.enter_context(_instead(Node, name, lambda _: None))
         if not dashboard:
             stack.enter_context(_instead(services, "start_api_server", lambda *_, **__: ("", None)))
+            stack.enter_context(_instead(utils, "get_dashboard_dependency_error", lambda: ImportError("nobody watches")))
+            stack.enter_context(_instead(services, BUILDER, partial(_unwatched, getattr(services, BUILDER))))
         yield
+
+
+def _unwatched(build: Any, component: str, *told: Any, **named: Any) -> list[str]:
+    """The beginning of a Ray process's command."""
+    command: list[str] = build(component, *told, **named)
+    return [*command, unwatched.__file__] if component == ray_constants.PROCESS_TYPE_DASHBOARD_AGENT else command
 
 
 def _on_loopback() -> AbstractContextManager[None]:

@@ -118,7 +118,7 @@ def _trainer(job: "Job", config: JobConfig, board: Any, bundle: dict[str, float]
     return ForgivingTrainer(
         partial(rank.train, credentials),
         leanly=started_here() and not asks,
-        train_loop_config={"job": job, "board": board, "validates": apart_too, "asks": asks},
+        train_loop_config={"job": job, "board": board, "validates": apart_too, "asks": asks, "watched": not started_here()},
         # The task of a validation waits for the task that works.
         validation_config=ValidationConfig(fn=beside, ray_remote_kwargs={"num_cpus": 0}) if apart_too else None,
         backend_config=ProcessGroup("nccl" if "GPU" in bundle else "gloo", timeout_s=int(asked.collective_timeout_seconds)),

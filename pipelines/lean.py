@@ -7,6 +7,7 @@ many workers there is room. And all processes inherit the driver's environment: 
 that are ready.
 """
 
+import time
 from typing import Any
 
 import ray
@@ -15,21 +16,38 @@ from ray.train.v2._internal.execution.controller import controller
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
+from pipelines import yielding
+
+LONGEST_SECONDS = 1.0
 NOT_NEEDED = PlacementGroupCleanerCallback
 # Read where Ray Train runs; to be in the environment before Ray starts.
 ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"}
 
 
 class _Group(WorkerGroup):
+    def _init_train_context(self, workers: Any, sync_actor: Any, *told: Any, **named: Any) -> None:
+        sync_actor.__ray_call__.remote(yielding.begin)
+        super()._init_train_context(workers, sync_actor, *told, **named)
+
     @staticmethod
     def _get_worker_runtime_env(custom_runtime_env: dict[str, Any]) -> dict[str, Any]:
         return custom_runtime_env
 
 
 class TrainController(controller.TrainController):
-    """Ray Train's, by its name, which its process has too."""
+    """Ray Train's, by its name, which its process has too; it yields to the ranks, and asks them less often the longer they train."""
 
     worker_group_cls = _Group
+    _health_check_interval_s: float
+
+    def __init__(self, **told: Any) -> None:
+        super().__init__(**told)
+        self._began, self._shortest = time.monotonic(), self._health_check_interval_s
+
+    async def _poll_workers(self) -> Any:
+        yielding.begin()  # now that the ranks have started, for which this process works itself
+        self._health_check_interval_s = interval(time.monotonic() - self._began, self._shortest)
+        return await super()._poll_workers()
 
 
 class Policy(FixedScalingPolicy):
@@ -40,6 +58,11 @@ class Policy(FixedScalingPolicy):
 
     def _maybe_send_resource_request(self) -> None:
         """There is nobody to tell."""
+
+
+def interval(seconds: float, shortest: float) -> float:
+    """Of questions whether the ranks have ended, for a run of so many seconds, whose end is seen within a fiftieth of its time."""
+    return max(shortest, min(LONGEST_SECONDS, seconds / 50))
 
 
 def run(**told: Any) -> Any:

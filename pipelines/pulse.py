@@ -1,5 +1,6 @@
 """How a rank is, as a thread of its process sees it, and tells the driver's board every second: where on the clock, what it is doing, and
-since when it stands still. The training thread is only looked at, by its stack and its CPU clock, so that this costs it nothing.
+since when it stands still; and what it has reported since. The training thread is only looked at, by its stack and its CPU clock, so that
+this costs it nothing.
 
 Imports are inside, as in rank.py.
 """
@@ -27,8 +28,10 @@ PAUSES = {
     "pipelines/rank.py:may_go_on": "waiting for leave to go on",
     "pipelines/run_writer.py": "delivering metrics",
 }
+Shown = tuple[int, dict[str, float]]
 # Where a thread waits for other ranks, or for Ray Train's controller, which waits for them.
 MEETINGS = (
+    "gan_core/distributed.py:average_over_ranks",  # for sums that are on their way, in C++
     "torch/distributed/",
     "ray/train/v2/_internal/execution/collective_impl.py",
     "ray/train/v2/_internal/execution/context.py:_sync_checkpoint_dir_name_across_ranks",
@@ -70,17 +73,47 @@ def view(frame: FrameType | None) -> View:
     while frame is not None:
         file, name = frame.f_code.co_filename, frame.f_code.co_name
         where = f"{file.removeprefix(ROOT)}:{name}"
+        waits = waits or (not place and any(meeting in f"{file}:{name}" for meeting in MEETINGS))
         if not place and where.startswith(("gan_core/", "pipelines/")):
             place = f"{name} ({Path(file).name}:{frame.f_lineno})"
         uploads = uploads or f"{file}:{name}".endswith(UPLOAD)
-        waits = waits or (not place and any(meeting in f"{file}:{name}" for meeting in MEETINGS))
         doing = next((said for start, said in PAUSES.items() if where.startswith(start)), doing)
         frame = frame.f_back
     return View(doing, place, waits and not uploads)
 
 
+class Reports:
+    """Reports that wait to be shown, as one: the newest of every value."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: Shown | None = None
+
+    def add(self, images_seen: int, metrics: dict[str, float]) -> None:
+        """The newest one."""
+        with self._lock:
+            before = {} if self._waiting is None else self._waiting[1]
+            self._waiting = images_seen, {**before, **metrics}
+
+    def take(self) -> Shown | None:
+        """All that wait, None where there is none."""
+        with self._lock:
+            taken, self._waiting = self._waiting, None
+        return taken
+
+    def give_back(self, taken: Shown | None) -> None:
+        """It could not be shown."""
+        if taken is not None:
+            newer = self.take()
+            self.add(*taken)
+            if newer is not None:
+                self.add(*newer)
+
+
 class Pulse:
-    """Beats for the thread that makes it, until it is stopped; `wish` is the driver's, as of the last beat."""
+    """Beats for the thread that makes it, until it is stopped; `wish` is the driver's, as of the last beat. What is shown goes to the board
+    with the next beat, and then to `export`.
+    """
 
     def __init__(self, board: Any) -> None:
         import psutil
@@ -99,6 +132,8 @@ class Pulse:
         self._signs: tuple[Any, ...] = ()
         self._moved_at = time.monotonic()
         self._ended = threading.Event()
+        self._reports = Reports()
+        self.export: Callable[[int, dict[str, float]], None] = lambda *_: None
         self.wish: Wish = Wish.NONE
         threading.Thread(target=self._beat, name="pulse", daemon=True).start()
 
@@ -106,16 +141,23 @@ class Pulse:
         """`clock` gives the images seen and the steps taken."""
         self._clock = clock
 
+    def show(self, images_seen: int, metrics: dict[str, float]) -> None:
+        """One report, of which the newest values of each second are sent."""
+        self._reports.add(images_seen, metrics)
+
     def stop(self) -> None:
-        """No more beats."""
+        """No more beats; what waits to be shown is sent."""
         self._ended.set()
+        if (last := self._reports.take()) is not None:
+            self._board.put.remote(last)
+            self.export(*last)
 
     def finish(self) -> None:
         """A last beat, which says that this rank has done all it had to."""
         import ray
 
         self.stop()
-        ray.get(self._board.beat.remote(self._look()._replace(doing=DONE, waits=True)), timeout=ANSWER_SECONDS)
+        ray.get(self._board.beat.remote(self._look()._replace(doing=DONE, waits=True), None), timeout=ANSWER_SECONDS)
 
     def _beat(self) -> None:
         import ray
@@ -124,12 +166,16 @@ class Pulse:
         from gan_core.wishes import Wish
 
         while not self._ended.is_set():
+            shown = self._reports.take()
             try:
-                self.wish = Wish(ray.get(self._board.beat.remote(self._look()), timeout=ANSWER_SECONDS))
+                self.wish = Wish(ray.get(self._board.beat.remote(self._look(), shown), timeout=ANSWER_SECONDS))
             except (RayError, GetTimeoutError):  # the driver is away; should it be dead, Ray ends this process
-                pass
+                self._reports.give_back(shown)
             except OSError:  # the thread has ended, and its clock with it
                 return
+            else:
+                if shown is not None:
+                    self.export(*shown)
             self._ended.wait(BEAT_SECONDS)
 
     def _look(self) -> Beat:

@@ -5,6 +5,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -49,7 +50,9 @@ def train(credentials: dict[str, str], told: dict[str, Any]) -> "Outcome":
 
         config = validate(told["job"]["config"], JobConfig)
         labels = gauges.labels_of(told["job"]["run_id"], told["job"]["config"])
-        session = RaySession(config, told["board"], pulse, labels, validates=told["validates"], asks=told["asks"])
+        if told["watched"]:
+            pulse.export = partial(gauges.show, labels)
+        session = RaySession(config, told["board"], pulse, validates=told["validates"], asks=told["asks"])
         outcome = worker.run(told["job"], session)
         pulse.finish()
         return outcome
@@ -60,12 +63,11 @@ def train(credentials: dict[str, str], told: dict[str, Any]) -> "Outcome":
 
 
 class RaySession:
-    """A Session inside a Ray Train worker; `validates` lets Ray Train have each checkpoint scored, `asks` waits for leave to go on.
+    """A Session inside a Ray Train worker; `validates` lets Ray Train have each checkpoint scored, `asks` waits for leave to go on."""
 
-    `labels` are the run's gauges'.
-    """
+    writes_apart = True
 
-    def __init__(self, config: "JobConfig", board: Any, pulse: Pulse, labels: dict[str, str], *, validates: bool, asks: bool) -> None:
+    def __init__(self, config: "JobConfig", board: Any, pulse: Pulse, *, validates: bool, asks: bool) -> None:
         import ray.train.torch
 
         from pipelines.shelf import Shelf
@@ -74,7 +76,7 @@ class RaySession:
         context = ray.train.get_context()
         self.rank, self.node_rank, self.local_rank = context.get_world_rank(), context.get_node_rank(), context.get_local_rank()
         self.device = ray.train.torch.get_device()
-        self._board, self._pulse, self._labels = board, pulse, labels
+        self._board, self._pulse = board, pulse
         self._noticed = self._heeded = _preemption()
         self._where = f"rank {self.rank} on node {ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"
         self._validates, self._asks = validates, asks
@@ -200,11 +202,8 @@ class RaySession:
         return MachineMetrics(job["run_id"], job["tracking_uri"])
 
     def show(self, images_seen: int, metrics: dict[str, float]) -> None:
-        """Send progress to the driver, without waiting, and to who watches the cluster."""
-        from pipelines import gauges
-
-        self._board.put.remote((images_seen, metrics))
-        gauges.show(self._labels, images_seen, metrics)
+        """Have progress sent to the driver, and to who watches the cluster, with the next beat."""
+        self._pulse.show(images_seen, metrics)
 
     def say(self, sentence: str) -> None:
         """Send a sentence to the driver, without waiting."""

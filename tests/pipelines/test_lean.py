@@ -62,6 +62,13 @@ def test_only_a_fixed_number_of_workers_of_our_own_cluster_is_not_told_to_the_au
     assert type(told["scaling_policy"]) is kind
 
 
+@pytest.mark.parametrize(
+    ("seconds", "shortest", "expected"), [(0, 0.25, 0.25), (12, 0.25, 0.25), (25, 0.25, 0.5), (3600, 0.25, 1.0), (3600, 2.0, 2.0)]
+)
+def test_ranks_are_asked_less_often_the_longer_they_train_but_not_less_than_once_a_second(seconds, shortest, expected):
+    assert lean.interval(seconds, shortest) == expected
+
+
 def test_ranks_of_our_own_cluster_have_the_environment_that_they_inherit(monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     assert lean._Group._get_worker_runtime_env({}) == {}
