@@ -38,6 +38,7 @@ from mlflow import MlflowClient
 from gan_core.overrides import merge, parse, validate
 from pipelines import environment
 from pipelines.config import JobConfig, load_named
+from pipelines.run_writer import CLOCK
 from tests.benchmarks.turns import interval
 
 LIMIT = 1.02
@@ -166,6 +167,8 @@ def measure(config, words, workers, against, *, rounds, seconds, steps):
         full = start("raygan train", ["pipelines.train", config, *words, *run], steps=steps, accounts=True)
         full.wait_until(lambda: " images/s" in full.output.read_text())
         run_id = full.output.read_text().partition("run ")[2].partition(":")[0]
+        client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
+        full.wait_until(lambda: client.get_metric_history(run_id, CLOCK))  # what writes there has started too
         full.signal(signal.SIGSTOP)
         sides = [full]
         for loop in against:
@@ -185,10 +188,9 @@ def measure(config, words, workers, against, *, rounds, seconds, steps):
         for side in sides[1:]:
             side.seconds = seconds_per_step([float(line) for line in side.times.read_text().splitlines()[:-1]], side.turns, side.steps)
         full.signal(signal.SIGCONT)
-        client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
         end = full.turns[-1][1]
         while True:  # its writer is behind by some seconds
-            points = client.get_metric_history(run_id, "progress/images_seen")
+            points = client.get_metric_history(run_id, CLOCK)
             if any(point.timestamp / 1000 > end for point in points):
                 break
             time.sleep(0.5)
