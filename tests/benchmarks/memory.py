@@ -3,8 +3,8 @@
 For the D step, the G step and what is between them: the allocator's peak, and what lay there at that moment. `over the sum` is the peak
 over the sum of parameters, buffers, moments, averaged generator, all gradients, the batch and the most that the phase saves for backward
 passes. `transient` are other tensors, gradients of activations mostly, and the largest are told by the operator that made them; `workspace`
-is what the operator that ran at the peak took and gave back itself (not measured on a GPU); `unexplained` is the rest of what the allocator
-had given out.
+is what the operator that ran at the peak took and gave back itself (not measured on a GPU), as far as tensors leave room for it: they may
+be most a moment earlier or later; `unexplained` is the rest of what the allocator had given out.
 Every case runs in a process of its own. Lazy penalties act at every second step here, so that their step is among the few.
 """
 
@@ -101,7 +101,7 @@ def measure(name, folder, device, words):
     phases = {
         phase: {
             "peak": true[phase].total,
-            "workspace": true[phase].workspace,
+            "workspace": max(0, min(true[phase].workspace, true[phase].total - peak.total)),
             "within": true[phase].operator,
             "kinds": peak.kinds,
             "operators": peak.operators,
