@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -85,3 +87,17 @@ def test_a_fused_step_with_all_gradients_is_one_call(monkeypatch):
     values[0].grad = None
     optimizer.step()
     assert len(calls) == 1
+
+
+def test_numbers_of_steps_are_counted_together_and_apart_where_a_gradient_is_missing():
+    values = parameters()
+    optimizer = Adam(values, lr=0.01, fused=True)
+    stepped(optimizer, values, 3)
+    steps = [optimizer.state[value]["step"] for value in values]
+    assert len({step.untyped_storage().data_ptr() for step in steps}) == 1
+    values[1].grad = None
+    optimizer.step()
+    copied = copy.deepcopy(optimizer)
+    stepped(optimizer, values, 2)
+    assert [float(optimizer.state[value]["step"]) for value in values] == [6, 5, 6]
+    assert sorted(float(state["step"]) for state in copied.state.values()) == [3, 4, 4]
