@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import optuna
 from mlflow.exceptions import MlflowException
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.experiment.trial import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -115,6 +116,8 @@ def run(batch: Batch, told: Told, slots_: Slots, *, storage_path: str, tracker: 
     notary = Notary(tracker, {**told, "credentials": {}}, batch.size, show)
     function = tune.with_resources(tune.with_parameters(trials.run, told=told), slots_.resources)
     listed = {"trial": tune.grid_search([identity._asdict() for identity in batch.identities])}
+    # Tune's list has AWS's keys on it, and makes them part of each trial's runtime environment, which Ray logs and its dashboard shows.
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
     tuner = tune.Tuner(
         function,
         param_space={} if batch.searcher else listed,

@@ -97,6 +97,34 @@ def test_no_planted_secret_is_left_in_any_file_or_output_of_a_good_and_of_a_fail
     assert leaks(session) == []
 
 
+def test_tune_puts_no_key_into_the_environment_that_it_shows_of_a_trial(monkeypatch):
+    from types import SimpleNamespace
+
+    from ray import tune
+    from ray.tune.execution import class_cache
+
+    from pipelines.sweeps import tuning
+
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", class_cache.ENV_VARS_TO_PROPAGATE | {"RAYGAN_PLAIN"})
+    monkeypatch.setenv("RAYGAN_PLAIN", "goes along")
+    shown = []
+
+    def tuner(trainable, **options):
+        cached = class_cache._ActorClassCache().get(tune.Trainable)
+        shown.append(cached._default_options["runtime_env"]["env_vars"])
+        return SimpleNamespace(fit=lambda: None)
+
+    monkeypatch.setattr(tune, "Tuner", tuner)
+    batch = tuning.Batch(identities=[], searcher=None, size=1, scheduler=None, retries=0)
+    told = {"name": "sweep", "sweep": {"max_concurrent": None}, "tree": {"mlflow": {"delivery_timeout_seconds": 1.0}}, "credentials": {}}
+    slots = SimpleNamespace(resources={"cpu": 1}, count=1)
+    tuning.run(batch, told, slots, storage_path="s3://bucket", tracker=None, show=print)
+    assert shown[0]["RAYGAN_PLAIN"] == "goes along"
+    assert not [name for name in PLANTED if name in shown[0]]
+
+
 def test_credentials_are_in_nothing_that_ray_stores_of_a_training(tmp_path, monkeypatch):
     """With RAY_TRAIN_ENABLE_STATE_TRACKING=1 the config of the workers' function is state, which is exported and shown."""
     from types import SimpleNamespace
