@@ -4,14 +4,16 @@
 
 `core` is gan_core's own loop with the same schedule of reports, `plain` the shortest PyTorch loop (bare_loop.py); two workers are
 compared with two torchrun workers, gloo on the loopback device, one thread each. Of the default, 1 worker against both and 2 against
-`core`, in 12 minutes. `--steps-per-report 39` is what digits has of its own; 20 asks for twice as much. Scores, pictures and checkpoints,
+`core`, in half an hour. `--steps-per-report 39` is what digits has of its own; 20 asks for twice as much. Scores, pictures and checkpoints,
 which one side has and the other not, are put off.
 
 On a shared machine the same loop is half as fast a minute later, so the sides live at the same time and take turns of seconds, in another
-order each round: while one runs, every process of the others is stopped. A side's time per step in a round is the mean over the intervals
-from report to report (`plain`: over steps) that lie whole within its turn. The ratio is the median of the rounds' ratios. The same
-program is some percent faster in one process than in another, by where its memory lies, so that rounds of one start are not the whole
-truth: sides start several times, and the interval of 95 % is that of the starts' ratios (of one start, a bootstrap over its rounds).
+order each round: while one runs, every process of the others is stopped. A process that goes on finds all its timers due at once, and Ray
+has many processes with many timers: two seconds of each turn of either side pass before anything counts. A side's time per step in a round
+is the mean over the intervals from report to report (`plain`: over steps) that lie whole within its turn. The ratio is the median of the
+rounds' ratios. The same program is some percent faster in one process than in another, by where its memory lies, so that rounds of one
+start are not the whole truth: sides start several times, and the interval of 95 % is that of the starts' ratios (of one start, a bootstrap
+over its rounds).
 Below the limit as a whole it is kept, above it as a whole it is not, else the measurement was too noisy or too short.
 
 The second table says where the CPU time of raygan's turns goes, in percent of a core: by process, and by the threads of the workers. It
@@ -78,11 +80,12 @@ class Side:
             except psutil.NoSuchProcess:
                 continue
 
-    def take_turn(self, seconds):
-        """Run for a turn, alone."""
+    def take_turn(self, seconds, settling):
+        """Run for a turn, alone; what counts begins after `settling` seconds."""
+        self.signal(signal.SIGCONT)
+        time.sleep(settling)
         before = self.cpu_seconds() if self.accounts else {}
         started = time.time()
-        self.signal(signal.SIGCONT)
         time.sleep(seconds)
         self.signal(signal.SIGSTOP)
         self.turns.append((started, time.time()))
@@ -154,7 +157,7 @@ def verdict(low, high, limit=LIMIT):
     return "kept" if high <= limit else "not kept" if low > limit else "undecided"
 
 
-def measure(config, words, workers, against, *, rounds, seconds, steps):
+def measure(config, words, workers, against, *, rounds, seconds, settling, steps):
     """The sides, having taken their turns, each with its time per step by round."""
     with tempfile.TemporaryDirectory(prefix="raygan-bench-") as folder, ExitStack() as stack:
 
@@ -184,7 +187,7 @@ def measure(config, words, workers, against, *, rounds, seconds, steps):
             sides.append(side)
         for number in range(rounds):
             for side in random.Random(number).sample(sides, len(sides)):
-                side.take_turn(seconds)
+                side.take_turn(seconds, settling)
         for side in sides[1:]:
             side.seconds = seconds_per_step([float(line) for line in side.times.read_text().splitlines()[:-1]], side.turns, side.steps)
         full.signal(signal.SIGCONT)
@@ -230,7 +233,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--starts", type=int, default=4)
     parser.add_argument("--steps-per-report", type=int, default=STEPS_PER_REPORT)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a turn")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of a turn")
+    parser.add_argument("--settling", type=float, default=2.0, help="seconds before those, which do not count")
     given = parser.parse_intermixed_args()
     words = [*given.words, "step_ratio=1:1"]
     batch_size = validate(merge(load_named(given.config), dict(parse(word) for word in words)), JobConfig).batch_size
@@ -244,7 +248,7 @@ def main():
     print(f"on {environment.describe_hardware()['summary']}")
     for workers in given.workers:
         against = given.against or (["core", "plain"] if workers == 1 else ["core"])
-        how = {"rounds": given.rounds, "seconds": given.seconds, "steps": steps}
+        how = {"rounds": given.rounds, "seconds": given.seconds, "settling": given.settling, "steps": steps}
         starts = [measure(given.config, words, workers, against, **how) for _ in range(given.starts)]
         print("\n| workers | against | it, ms/step | raygan train, ms/step | ratio | 95 % interval | at most 1.02 | of each start |")
         print("|---|---|---|---|---|---|---|---|")
