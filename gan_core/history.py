@@ -44,7 +44,10 @@ class History:
         self._count = 0
 
     def add(self, stats: Stats, step: int) -> None:
-        """Keep the 0-d tensors, all of one dtype, of a player's step number `step`, counted from 1."""
+        """Keep the 0-d tensors, all of one dtype, of a player's step number `step`, counted from 1.
+
+        They are read some steps later: nobody may write to them.
+        """
         keys = tuple(stats)
         values = self._values.setdefault(keys, [])
         values += stats.values()

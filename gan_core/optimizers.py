@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 _step = inspect.unwrap(torch.optim.Adam.step)
+SPECIAL = ("amsgrad", "decoupled_weight_decay", "differentiable")  # options of PyTorch's that change what is computed, or how
+OF_SCALERS = ("grad_scale", "found_inf")  # what torch.amp.GradScaler leaves for a fused step
 
 
 class Adam(torch.optim.Adam):
-    """torch.optim.Adam, computing by the same code.
+    """torch.optim.Adam, computing by the same kernels.
 
-    A fused step whose parameters all have a gradient and moments is the one call that PyTorch's comes to. What lies before it there,
-    grouping by device, hooks and a mark for profilers, takes 6 % of a round of a small network. On a CPU the numbers of steps are places of
-    one vector, so that one addition counts all.
+    A fused step whose parameters all have a gradient and moments is the one call that PyTorch's comes to; any other is PyTorch's own.
+    What lies before it there, grouping by device, hooks and a mark for profilers, takes 6 % of a round of a small network. On a CPU the
+    numbers of steps are places of one vector, so that one addition counts all.
     """
 
     _counters: tuple[Tensor, tuple[Tensor, ...]] | None = None  # the vector, and its places as the states hold them
@@ -32,7 +34,8 @@ class Adam(torch.optim.Adam):
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         states = [self.state[parameter] for parameter in parameters if parameter in self.state]
         whole = len(gradients) == len(states) == len(parameters) and len(self.param_groups) == 1
-        if closure is not None or not whole or not group["fused"] or group["amsgrad"]:
+        special = any(group.get(name) for name in SPECIAL) or any(hasattr(self, name) for name in OF_SCALERS)
+        if closure is not None or not whole or not group["fused"] or special:
             return _step(self, closure)
         beta1, beta2 = group["betas"]
         steps = self._count(states)

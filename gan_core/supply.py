@@ -15,6 +15,9 @@ from gan_core.datatypes import Batch, to_device
 AT_ONCE = 16  # steps whose numbers are drawn together: each after the first takes a third of the time, with the code in the cache
 AT_ONCE_NUMBERS = 2**16  # of the global batch, so that a GPU does not wait for them
 
+DIAGNOSE = "diagnose/"
+TRAIN, HELD_OUT = f"{DIAGNOSE}train", f"{DIAGNOSE}held out"
+
 
 class _Block(NamedTuple):
     first: int
@@ -22,7 +25,9 @@ class _Block(NamedTuple):
 
 
 class Supply:
-    """This rank's part of what the global batch of any step consists of. It remembers a few steps from the last one asked for on."""
+    """This rank's part of what the global batch of any step consists of. It remembers a few steps from the last one asked for on, so that
+    nobody may write to what it gives.
+    """
 
     def __init__(self, config: GanConfig, parts: Parts) -> None:
         self.config, self.parts = config, parts
@@ -32,7 +37,7 @@ class Supply:
         """`draw(step)`, which is of so many `numbers` of the stream."""
         block = self._blocks.get(stream)
         if block is None or not 0 <= step - block.first < len(block.drawn):
-            count = max(1, min(AT_ONCE, AT_ONCE_NUMBERS // numbers))
+            count = max(1, min(AT_ONCE, AT_ONCE_NUMBERS // max(1, numbers)))
             block = self._blocks[stream] = _Block(step, [draw(at) for at in range(step, step + count)])
         return block.drawn[step - block.first]
 
@@ -83,13 +88,13 @@ class Supply:
         config, parts = self.config, self.parts
         count = -(-config.diagnostics.images // config.batch_size) * config.batch_size  # which any number of ranks divides
         real: dict[str, Batch] = {}
-        for name, numbers in (("diagnose/train", parts.train), ("diagnose/held out", parts.held_out)):
+        for name, numbers in ((TRAIN, parts.train), (HELD_OUT, parts.held_out)):
             if len(numbers):
                 places = sampling.diagnostic_indices(config.seed, name, step, count=count, dataset_size=len(numbers))
                 real[name] = self._as_seen(numbers[places], name, step, count=count)
-        z = sampling.latents(config.seed, "diagnose/z", step, batch_size=count, z_dim=config.network.z_dim)
-        train = real["diagnose/train"]
-        return train, real.get("diagnose/held out"), Batch(self._placed(z), train.labels)
+        z = sampling.latents(config.seed, f"{DIAGNOSE}z", step, batch_size=count, z_dim=config.network.z_dim)
+        train = real[TRAIN]
+        return train, real.get(HELD_OUT), Batch(self._placed(z), train.labels)
 
     def _as_seen(self, indices: Int64[Tensor, " images"], stream: str, step: int, *, count: int, images: Tensor | None = None) -> Batch:
         """Real images, mirrored and augmented as the config says; `count` of them over all ranks. `images` are they as they are kept."""
@@ -107,6 +112,8 @@ class Supply:
         def uniforms(step: int) -> Float[Tensor, "shard per_sample"]:
             return sampling.uniforms(self.config.seed, stream, step, count=count, per_sample=per_sample)
 
+        if stream.startswith(DIAGNOSE):  # the next look is many steps away
+            return self._placed(uniforms(step))
         return self._placed(self._drawn(stream, step, uniforms, numbers=count * per_sample))
 
     def _placed(self, numbers: Float[Tensor, "shard _"]) -> Float[Tensor, "shard _"]:

@@ -7,6 +7,8 @@ where the kernel's transparent huge pages are at `madvise` or `always`).
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # The names of malloc.h; what they mean is in mallopt(3).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -25,3 +27,14 @@ def keep() -> bool:
         return False
     granted = [mallopt(name, value) == 1 for name, value in ((M_MMAP_MAX, NONE), (M_TRIM_THRESHOLD, NEVER), (M_TOP_PAD, PAD_BYTES))]
     return all(granted)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """`keep` for one training; what was kept goes back to the kernel after it, for processes that have other things to do."""
+    mine = keep()
+    try:
+        yield
+    finally:
+        if mine:
+            ctypes.CDLL(None).malloc_trim(0)

@@ -45,11 +45,16 @@ def run(job: Job, session: Session) -> Outcome:
     Raises:
         OutOfMemoryError: this rank has no memory, and others wait for it; the group is to start again.
     """
-    entered_at = time.time()
-    config, orders = validate(job["config"], JobConfig), job.get("orders", NO_ORDERS)
-    if session.device.type == "cpu":
-        torch.set_num_threads(max(1, int(config.ray.cpus_per_worker)))
-        pages.keep()
+    config = validate(job["config"], JobConfig)
+    if session.device.type != "cpu":
+        return _run(job, config, session)
+    torch.set_num_threads(max(1, int(config.ray.cpus_per_worker)))
+    with pages.kept():
+        return _run(job, config, session)
+
+
+def _run(job: Job, config: JobConfig, session: Session) -> Outcome:
+    entered_at, orders = time.time(), job.get("orders", NO_ORDERS)
     course = Course(session, max_rollbacks=config.ray.max_rollbacks, device=session.device)
     trainer = _build(config, session, course)
     session.wait_for_all()

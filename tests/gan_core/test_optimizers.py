@@ -5,7 +5,16 @@ import torch
 
 from gan_core.optimizers import Adam
 
-OPTIONS = [{}, {"fused": True}, {"foreach": False}, {"fused": True, "betas": (0.0, 0.99), "eps": 1e-7}]
+OPTIONS = [
+    {},
+    {"fused": True},
+    {"foreach": False},
+    {"fused": True, "betas": (0.0, 0.99), "eps": 1e-7},
+    {"fused": True, "weight_decay": 0.3},
+    {"fused": True, "weight_decay": 0.3, "decoupled_weight_decay": True},
+    {"fused": True, "amsgrad": True},
+    {"fused": True, "maximize": True},
+]
 
 
 def parameters():

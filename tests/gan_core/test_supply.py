@@ -32,4 +32,24 @@ def test_each_step_is_drawn_once_and_a_large_one_when_it_is_due():
         for step in range(AT_ONCE + 1):
             assert supply._drawn(f"of {numbers}", step, draw, numbers=numbers) == step
         assert asked[: AT_ONCE + 1] == list(range(AT_ONCE + 1))
-        assert abs(len(asked) - expected) <= 3
+        assert len(asked) == expected
+
+
+def test_a_look_at_a_few_images_draws_for_itself_alone(monkeypatch):
+    supply = tiny_trainer(augment__mirror=True).supply
+    supply.to_diagnose(0)
+    assert not supply._blocks
+    supply.real("d", 0)
+    assert set(supply._blocks) == {"d/real", "d/real/mirror"}
+
+
+def test_no_step_writes_to_what_was_drawn_for_the_next():
+    trainer = tiny_trainer(variant="wgan_gp", augment__mirror=True)
+    trainer.step_discriminator()
+    trainer.step_generator()
+    drawn = {stream: [tensor.clone() for tensor in block.drawn] for stream, block in trainer.supply._blocks.items()}
+    for _ in range(3):
+        trainer._round()
+    assert {"d/z", "g/z", "d/real"} < set(drawn)
+    for stream, block in trainer.supply._blocks.items():
+        assert all(torch.equal(*pair) for pair in zip(block.drawn, drawn[stream], strict=True))
