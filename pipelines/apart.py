@@ -61,7 +61,7 @@ def score(checkpoint: "Checkpoint", told: Told) -> dict[str, float]:
 
 
 def _tell_failure(name: str, reason: str, told: Told) -> None:
-    from pipelines.run_writer import patient_client
+    from pipelines.store import patient_client
 
     told["board"].put.remote(f"{name} could not be scored: {reason}")
     os.environ.update(told["credentials"])
@@ -117,7 +117,8 @@ def _deliver(images_seen: int, scores: "Scores", config: "JobConfig", told: Told
 
     from gan_core.provenance import Provenance, require_same
     from pipelines.desk import PROVENANCE_TAG, tags_of
-    from pipelines.run_writer import RunWriter, patient_client
+    from pipelines.run_writer import RunWriter
+    from pipelines.store import patient_client
 
     uri, run_id = told["job"]["tracking_uri"], told["job"]["run_id"]
     client = patient_client(uri)

@@ -23,8 +23,8 @@ from pipelines.forgiving import ForgivingTrainer
 from pipelines.overseer import Overseer
 from pipelines.process_group import ProcessGroup
 from pipelines.progress import Watcher
-from pipelines.run_writer import patient_client
 from pipelines.signals import Asked, Interrupted, in_thread
+from pipelines.store import patient_client
 
 if TYPE_CHECKING:
     from pipelines.session import Job, Outcome

@@ -1,77 +1,26 @@
 """What a run reports, delivered to its MLflow run: once each, in order, in batches, and later if the server is away.
 
 Written by rank 0. Undelivered records travel in every checkpoint, so that a worker that dies takes none with it.
-MLflow is imported where a client is made: other ranks load this module too, and do without the seconds that it takes.
 """
 
-import logging
-import os
+import math
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
 from pipelines.clerk import Clerk
-from pipelines.run_pictures import RunPictures, encode
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from pipelines.run_pictures import encode
+from pipelines.store import Point, Store
 
 CLOCK = "progress/images_seen"
 METRICS_AT_ONCE = 1000  # the REST API's limit for one request
 WAIT_SECONDS, FLUSH_POLL_SECONDS = 5.0, 0.005  # reports of so long are one request, which costs half of what they cost one by one
 RETRY_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 15.0  # after a refusal, and twice as long after each further one up to so long
 SIGN_SECONDS, LAST_CALL_SECONDS = 0.5, 2.0  # a call that is under way when the time is up may still end well
-
-
-def patient_client(tracking_uri: str) -> "MlflowClient":
-    """A client whose calls fail within seconds when the server is away: the queue is what is patient, not the call.
-
-    MLflow reads these from the environment at each call; its defaults are 7 retries of 120 s.
-    """
-    from mlflow import MlflowClient
-
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines at each end of a run; the summary names its page
-    return MlflowClient(tracking_uri=tracking_uri)
-
-
-Point = tuple[str, float, int, int]  # key, value, milliseconds, step
-
-
-class Store:
-    """What is done to one run in MLflow."""
-
-    def __init__(self, tracking_uri: str, run_id: str) -> None:
-        self._client, self._run_id = patient_client(tracking_uri), run_id
-        self._pictures = RunPictures(self._client, run_id)
-
-    def latest(self, key: str) -> float | None:
-        """A metric's last value."""
-        value: float | None = self._client.get_run(self._run_id).data.metrics.get(key)
-        return value
-
-    def log(self, points: list[Point]) -> None:
-        """At most METRICS_AT_ONCE points."""
-        from mlflow.entities import Metric
-
-        self._client.log_batch(self._run_id, metrics=[Metric(*point) for point in points], synchronous=True)
-
-    def tag(self, key: str, value: str) -> None:
-        """Set a tag."""
-        self._client.set_tag(self._run_id, key, value, synchronous=True)
-
-    def picture(self, step: int, milliseconds: int, picture: str) -> None:
-        """An encoded picture, once for each step."""
-        self._pictures.deliver(step, milliseconds, picture)
-
-    def close(self) -> None:
-        """Nothing is open."""
+OPENING_SECONDS = 20.0  # what a last delivery waits at most for a process that imports MLflow on a busy machine
 
 
 class Record(TypedDict):
@@ -118,7 +67,11 @@ class RunWriter:
 
     `clock` is a metric that every record carries, last: its largest delivered step is the high-water mark, below which records are
     repeats (a worker was restarted from a checkpoint) and are dropped. `pending` are records that an earlier worker left. `say` tells
-    the user that the store went away, and that it came back. `apart`: MLflow works in a process of its own.
+    the user that the store went away, and that it came back. `apart`: MLflow works in a process of its own, which opens the store while
+    reports are queued already.
+
+    Raises:
+        Exception: the store cannot be opened, in MLflow's words; of one apart, the first `add` or `tag` after that is known raises it.
     """
 
     def __init__(
@@ -137,7 +90,8 @@ class RunWriter:
         self._tags: dict[str, str] = {}
         self._lock = threading.Lock()
         self._closing, self._wake = threading.Event(), threading.Event()
-        self._give_up_at = float("inf")
+        self._closed_at, self._allowed = math.inf, 0.0
+        self._refusal: RuntimeError | None = None
         self._mark: int | None = None
         self._failing_since: float | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
@@ -151,12 +105,14 @@ class RunWriter:
         tags: dict[str, str] | None = None,
     ) -> None:
         """Queue one report and return at once; `step` grows from call to call. `tags` are set on the run."""
+        self._require_open()
         record = Record(step=step, milliseconds=int(time.time() * 1000), metrics=metrics, picture=encode(picture), tags=tags or {})
         with self._lock:
             self._queue.append(record)
 
     def tag(self, key: str, value: str) -> None:
         """Queue a tag of the run that belongs to no report, to be delivered now, and return at once. It does not travel in checkpoints."""
+        self._require_open()
         with self._lock:
             self._tags[key] = value
         self._wake.set()
@@ -180,22 +136,45 @@ class RunWriter:
         """Deliver what waits. A call that hangs, as calls to a network that swallows packets do, is left behind.
 
         Raises:
-            UndeliveredError: some records still wait after `timeout_seconds`.
+            UndeliveredError: some records still wait `timeout_seconds` after the store was open.
         """
-        self._give_up_at = time.monotonic() + timeout_seconds
+        self._allowed, self._closed_at = timeout_seconds, time.monotonic()
         self._closing.set()
         self._wake.set()
-        while self._thread.is_alive() and time.monotonic() < self._give_up_at + LAST_CALL_SECONDS:
+        while self._thread.is_alive() and time.monotonic() < self._give_up_at() + LAST_CALL_SECONDS:
+            if self._store.ready_at == math.inf and not (self.pending() or self._tags):
+                break
             self._thread.join(SIGN_SECONDS)  # who looks whether this rank lives sees its CPU clock move
         self._store.close()
         left = self.pending()
         if left:
             points, pictures = sum(len(record["metrics"]) for record in left), sum(bool(record["picture"]) for record in left)
-            raise UndeliveredError(
-                f"{points} metric points and {pictures} pictures were not delivered to {self._uri} within {timeout_seconds:g} s"
-            )
+            why = f" within {timeout_seconds:g} s" if self._refusal is None else f", which cannot be opened ({_reason(self._refusal)})"
+            raise UndeliveredError(f"{points} metric points and {pictures} pictures were not delivered to {self._uri}{why}")
+
+    def _give_up_at(self) -> float:
+        """When the last delivery ends. Its time begins when the store is open, which is waited for so long at most."""
+        return min(max(self._closed_at, self._store.ready_at), self._closed_at + OPENING_SECONDS) + self._allowed
+
+    def _require_open(self) -> None:
+        if self._refusal is not None:
+            raise RuntimeError(str(self._refusal)) from self._refusal
+
+    def _open(self) -> bool:
+        """Whether the store may be used: what opening it raises is no outage. A process that was lost is begun again by the next call."""
+        try:
+            self._store.open()
+        except OSError:
+            return True
+        except RuntimeError as error:
+            self._refusal = error
+        return self._refusal is None
 
     def _work(self) -> None:
+        if self._open():
+            self._deliver_all()
+
+    def _deliver_all(self) -> None:
         wait, retry, closing = WAIT_SECONDS, RETRY_SECONDS, False
         while True:
             if not self._closing.is_set():
@@ -203,7 +182,7 @@ class RunWriter:
                 self._wake.clear()
             if self._closing.is_set() and not closing:  # the last delivery has no time for pauses as long as an outage has made them
                 closing, retry = True, RETRY_SECONDS
-            if self._closing.is_set() and (not (self.pending() or self._tags) or time.monotonic() > self._give_up_at):
+            if self._closing.is_set() and (not (self.pending() or self._tags) or time.monotonic() > self._give_up_at()):
                 return
             try:
                 self._deliver(self.pending())
@@ -214,7 +193,7 @@ class RunWriter:
                 self._note_failure(error)
                 wait, retry = retry, min(retry * 2, LONGEST_WAIT_SECONDS)
                 if self._closing.is_set():
-                    time.sleep(min(wait, max(0.0, self._give_up_at - time.monotonic())))
+                    time.sleep(min(wait, max(0.0, self._give_up_at() - time.monotonic())))
             else:
                 self._note_success()
                 wait, retry = WAIT_SECONDS, RETRY_SECONDS
@@ -238,7 +217,7 @@ class RunWriter:
             del self._queue[: len(records)]
 
     def _require_time(self) -> None:
-        if time.monotonic() > self._give_up_at:
+        if time.monotonic() > self._give_up_at():
             raise _TimeIsUpError
 
     def _deliver_tags(self) -> None:
@@ -261,13 +240,17 @@ class RunWriter:
     def _note_failure(self, error: Exception) -> None:
         if self._failing_since is None:
             self._failing_since = time.monotonic()
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            self._say(f"{self._uri} does not take metrics ({reason}); training goes on, points wait")
+            self._say(f"{self._uri} does not take metrics ({_reason(error)}); training goes on, points wait")
 
     def _note_success(self) -> None:
         if self._failing_since is not None:
             self._say(f"{self._uri} takes metrics again, after {time.monotonic() - self._failing_since:.0f} s")
             self._failing_since = None
+
+
+def _reason(error: Exception) -> str:
+    """In one line."""
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def _batches(records: list[list[Point]]) -> list[list[Point]]:

@@ -22,8 +22,9 @@ from gan_core.datatypes import ImageDataset
 from gan_core.losses import LOSSES
 from gan_core.overrides import dumps, flatten
 from gan_core.wording import brief
-from pipelines import environment, run_writer
+from pipelines import environment
 from pipelines.config import JobConfig, public_uri
+from pipelines.store import patient_client
 
 CONFIG_FILE, ENVIRONMENT_FILE, ERROR_FILE = "config.yaml", "environment.json", "error.txt"
 RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
@@ -93,7 +94,7 @@ def reach(configured: str | None) -> Tracker:
     if uri.startswith("sqlite:///") and not _sqlite_folder(uri).is_dir():
         raise ValueError(f"mlflow.tracking_uri: the folder of {uri} does not exist; make it, or give another file or a server's URL")
     try:
-        client = run_writer.patient_client(uri)
+        client = patient_client(uri)
         client.search_experiments(max_results=1)
     except Exception as error:  # each kind of store has its own exceptions
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__

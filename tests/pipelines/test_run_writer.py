@@ -10,6 +10,7 @@ from mlflow.store.tracking.rest_store import RestStore
 from PIL import Image
 
 from pipelines import run_writer
+from pipelines import store as stores
 from pipelines.run_pictures import step_of
 from pipelines.run_writer import CLOCK, RunWriter, UndeliveredError
 
@@ -74,7 +75,7 @@ PACE = {name: getattr(run_writer, name) for name in ("WAIT_SECONDS", "RETRY_SECO
 def store(monkeypatch):
     store = Store()
     SAID.clear()
-    monkeypatch.setattr(run_writer, "patient_client", lambda uri: store)
+    monkeypatch.setattr(stores, "patient_client", lambda uri: store)
     for name, seconds in zip(PACE, (0.02, 0.02, 0.05), strict=True):
         monkeypatch.setattr(run_writer, name, seconds)
     return store
@@ -267,7 +268,7 @@ def test_the_end_of_a_run_on_a_server_prints_none_of_mlflows_own_links(monkeypat
     calls = []
     for name in ("update_run_info", "get_run"):
         monkeypatch.setattr(RestStore, name, lambda *given, name=name, **options: calls.append(name))
-    run_writer.patient_client("http://127.0.0.1:9").set_terminated("some", "FINISHED")
+    stores.patient_client("http://127.0.0.1:9").set_terminated("some", "FINISHED")
     assert (calls, capsys.readouterr().out) == (["update_run_info"], "")
 
 
