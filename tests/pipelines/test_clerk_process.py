@@ -151,7 +151,8 @@ def test_no_process_is_begun_once_it_is_closed(scripted):
         with suppress(ConnectionError):
             while True:
                 calls.append(clerk.latest("d/loss"))
-                clerk._process.kill()
+                if (process := clerk._process) is not None:
+                    process.kill()
 
     thread = threading.Thread(target=work)
     thread.start()
