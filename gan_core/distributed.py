@@ -108,10 +108,15 @@ def average_over_ranks(parameters: list[nn.Parameter], buffers: list[Tensor], re
     sent = [] if reducer is None else reducer.take()
     sent += [_send(tensors) for tensors in [*buckets[len(sent) :], *_buckets([*last, *buffers])]]
     for bucket in sent:
-        bucket.work.wait()
+        wait_for_sum(bucket.work)
         bucket.flat.div_(world_size())
         if bucket.buffers:
             torch._foreach_copy_(bucket.buffers, bucket.sums)
+
+
+def wait_for_sum(work: dist.Work) -> None:
+    """Nothing else is done here, and in C++: who sees a thread in this function knows that it waits for other ranks."""
+    work.wait()
 
 
 @torch.no_grad()

@@ -59,10 +59,9 @@ class _Board:
         now = time.monotonic()
         return Taken(said, [Heard(beat, now - at) for _, (beat, at) in sorted(self._beats.items())], self._refusal)
 
-    def beat(self, beat: Beat, shown: Shown | None) -> int:
+    def beat(self, beat: Beat, shown: list[Shown]) -> int:
         """Note how a rank is, and what it has reported; returns what the driver wants of it."""
-        if shown is not None:
-            self._said.append(shown)
+        self._said.extend(shown)
         if beat.group in self._replaced:
             return self._wish  # a straggler
         if beat.group != self._group:

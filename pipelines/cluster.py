@@ -20,13 +20,11 @@ LOOPBACK = "127.0.0.1"
 AUTH_MODE, TOKENS = "RAY_AUTH_MODE", ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 TASKS_REMEMBERED = 1000
 BUILDER = "_build_python_executable_command_memory_profileable"  # of Ray's services
-# Of a cluster of our own, which is one machine for one command. Ray has its workers yield to all other processes; ours are what the cluster
-# is for. The rest is how often Ray looks for what is rare here, or what nobody asks for: each look takes time from the workers.
+# Of a cluster of our own, which is one machine for one command: how often Ray looks for what is rare here, or what nobody asks for. Each
+# look takes time from the workers. It looks for memory as often as anywhere, for where it comes late the kernel ends processes.
 OURS = {
-    "worker_niceness": 0,
     "event_stats": False,
     "debug_dump_period_milliseconds": 600_000,
-    "memory_monitor_refresh_ms": 1000,
     "local_fs_monitor_interval_ms": 5000,
     "object_manager_timer_freq_ms": 1000,
     "raylet_check_gc_period_milliseconds": 1000,
@@ -35,15 +33,16 @@ OURS = {
     "report_worker_backlog_interval_ms": 10_000,  # for an autoscaler
 }
 UNWATCHED = {"task_events_report_interval_ms": 0, "enable_metrics_collection": False}  # 0 is never
+TRAINING = {"worker_niceness": 0}  # Ray has its workers yield to all other processes; ranks are what the machine is for
 WATCHED = {"task_events_max_num_task_in_gcs": TASKS_REMEMBERED}
 _started_here = threading.Event()
 
 
 @contextmanager
-def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> Iterator[None]:
+def connected(*, dashboard: bool, trains: bool = False, environment: dict[str, str] | None = None) -> Iterator[None]:
     """The cluster that $RAY_ADDRESS names, else one of this machine's CPUs and GPUs that ends with the block, with or without Ray's
-    dashboard, and that only this machine reaches; workers have `environment`. Without a dashboard there is no memory of tasks and no
-    metrics port either, which nobody would know of.
+    dashboard, and that only this machine reaches; workers have `environment`, and on one that `trains`, by `launch`, they yield to nobody.
+    Without a dashboard there is no memory of tasks and no metrics port either, which nobody would know of.
 
     A token in the environment is shown to a cluster that is joined, unless $RAY_AUTH_MODE says otherwise.
 
@@ -51,9 +50,8 @@ def connected(*, dashboard: bool, environment: dict[str, str] | None = None) -> 
         ConnectionError: the cluster does not answer, or not without a token.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # "local", or Ray would join whatever cluster `ray start` once made on this machine. Its memory of tasks, which are all calls of actors,
-    # is kept for people who look at them: 100,000 of them, of some kB each.
-    system = {"_system_config": OURS | (WATCHED if dashboard else UNWATCHED)}
+    # "local", or Ray would join whatever cluster `ray start` once made on this machine.
+    system = {"_system_config": _settings(dashboard=dashboard, trains=trains)}
     here = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": dashboard, "_node_ip_address": LOOPBACK, **system}
     joined = os.environ.get("RAY_ADDRESS")
     local = {} if joined else here
@@ -94,6 +92,14 @@ def started_here() -> bool:
 def joins() -> bool:
     """Whether `connected` joins a cluster rather than starting one."""
     return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def _settings(*, dashboard: bool, trains: bool) -> dict[str, Any]:
+    """What a cluster of our own is told, but for what the user has set as RAY_<name>, which it would overrule. Ray's memory of tasks, which
+    are all calls of actors, is kept for people who look at them: 100,000, of some kB each.
+    """
+    settings = OURS | (TRAINING if trains else {}) | (WATCHED if dashboard else UNWATCHED)
+    return {name: value for name, value in settings.items() if f"RAY_{name}" not in os.environ}
 
 
 def _show_token() -> None:

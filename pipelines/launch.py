@@ -46,7 +46,7 @@ def cluster(config: JobConfig) -> Iterator[None]:
         ValueError: it does not, or they do not.
     """
     _set_knobs(config)
-    with _told_to_processes({} if joins() else lean.ENVIRONMENT), connected(dashboard=False):
+    with _told_to_processes({} if joins() else lean.ENVIRONMENT), connected(dashboard=False, trains=True):
         machines.require_room(config)
         agreement.require_agreement(config)
         yield

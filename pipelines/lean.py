@@ -35,7 +35,9 @@ class _Group(WorkerGroup):
 
 
 class TrainController(controller.TrainController):
-    """Ray Train's, by its name, which its process has too; it yields to the ranks, and asks them less often the longer they train."""
+    """Ray Train's, by its name, which its process has too; it yields to the ranks, and asks them less often the longer they train, unless
+    it has checkpoints scored: what they report waits for such a question.
+    """
 
     worker_group_cls = _Group
     _health_check_interval_s: float
@@ -43,10 +45,16 @@ class TrainController(controller.TrainController):
     def __init__(self, **told: Any) -> None:
         super().__init__(**told)
         self._began, self._shortest = time.monotonic(), self._health_check_interval_s
+        self._validates = told.get("validation_config") is not None
+
+    def _start_worker_group(self, *told: Any, **named: Any) -> None:
+        super()._start_worker_group(*told, **named)
+        self._began = time.monotonic()
 
     async def _poll_workers(self) -> Any:
         yielding.begin()  # now that the ranks have started, for which this process works itself
-        self._health_check_interval_s = interval(time.monotonic() - self._began, self._shortest)
+        if not self._validates:
+            self._health_check_interval_s = interval(time.monotonic() - self._began, self._shortest)
         return await super()._poll_workers()
 
 
@@ -61,7 +69,7 @@ class Policy(FixedScalingPolicy):
 
 
 def interval(seconds: float, shortest: float) -> float:
-    """Of questions whether the ranks have ended, for a run of so many seconds, whose end is seen within a fiftieth of its time."""
+    """Of questions whether the ranks have ended, which have trained for so many seconds: that is seen within a fiftieth of them."""
     return max(shortest, min(LONGEST_SECONDS, seconds / 50))
 
 

@@ -1,5 +1,5 @@
 """How a rank is, as a thread of its process sees it, and tells the driver's board every second: where on the clock, what it is doing, and
-since when it stands still; and what it has reported since. The training thread is only looked at, by its stack and its CPU clock, so that
+since when it stands still; and its reports since. The training thread is only looked at, by its stack and its CPU clock, so that
 this costs it nothing.
 
 Imports are inside, as in rank.py.
@@ -15,6 +15,8 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 BEAT_SECONDS, ANSWER_SECONDS = 1.0, 10.0
+STOP_SECONDS = ANSWER_SECONDS + 2.0  # the beat that is on its way has been answered by then, or given up
+KEPT = 16  # reports between two beats
 ROOT = f"{Path(__file__).parents[1]}/"
 TRAINING, STARTING, DONE = "training", "starting", "done"
 # What a rank is doing, by the outermost of its frames that is one of these; such pauses may be long.
@@ -31,7 +33,7 @@ PAUSES = {
 Shown = tuple[int, dict[str, float]]
 # Where a thread waits for other ranks, or for Ray Train's controller, which waits for them.
 MEETINGS = (
-    "gan_core/distributed.py:average_over_ranks",  # for sums that are on their way, in C++
+    "gan_core/distributed.py:wait_for_sum",
     "torch/distributed/",
     "ray/train/v2/_internal/execution/collective_impl.py",
     "ray/train/v2/_internal/execution/context.py:_sync_checkpoint_dir_name_across_ranks",
@@ -83,36 +85,42 @@ def view(frame: FrameType | None) -> View:
 
 
 class Reports:
-    """Reports that wait to be shown, as one: the newest of every value."""
+    """Reports that wait to be shown, the oldest first. Of more than KEPT the oldest become one, with the newest of every value."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: Shown | None = None
+        self._waiting: list[Shown] = []
 
     def add(self, images_seen: int, metrics: dict[str, float]) -> None:
         """The newest one."""
         with self._lock:
-            before = {} if self._waiting is None else self._waiting[1]
-            self._waiting = images_seen, {**before, **metrics}
+            self._waiting = _bounded([*self._waiting, (images_seen, metrics)])
 
-    def take(self) -> Shown | None:
-        """All that wait, None where there is none."""
+    def take(self) -> list[Shown]:
+        """All that wait."""
         with self._lock:
-            taken, self._waiting = self._waiting, None
+            taken, self._waiting = self._waiting, []
         return taken
 
-    def give_back(self, taken: Shown | None) -> None:
-        """It could not be shown."""
-        if taken is not None:
-            newer = self.take()
-            self.add(*taken)
-            if newer is not None:
-                self.add(*newer)
+    def give_back(self, taken: list[Shown]) -> None:
+        """They could not be shown; those that came meanwhile are newer."""
+        with self._lock:
+            self._waiting = _bounded([*taken, *self._waiting])
+
+
+def _bounded(reports: list[Shown]) -> list[Shown]:
+    surplus = len(reports) - KEPT
+    return [merged(reports[: surplus + 1]), *reports[surplus + 1 :]] if surplus > 0 else reports
+
+
+def merged(reports: list[Shown]) -> Shown:
+    """The newest of every value."""
+    return reports[-1][0], {name: value for _, metrics in reports for name, value in metrics.items()}
 
 
 class Pulse:
     """Beats for the thread that makes it, until it is stopped; `wish` is the driver's, as of the last beat. What is shown goes to the board
-    with the next beat, and then to `export`.
+    with the next beat, and then the newest of every value to `export`.
     """
 
     def __init__(self, board: Any) -> None:
@@ -135,29 +143,33 @@ class Pulse:
         self._reports = Reports()
         self.export: Callable[[int, dict[str, float]], None] = lambda *_: None
         self.wish: Wish = Wish.NONE
-        threading.Thread(target=self._beat, name="pulse", daemon=True).start()
+        self._told_of_export = False
+        self._beats = threading.Thread(target=self._beat, name="pulse", daemon=True)
+        self._beats.start()
 
     def follow(self, clock: Callable[[], tuple[int, int]]) -> None:
         """`clock` gives the images seen and the steps taken."""
         self._clock = clock
 
     def show(self, images_seen: int, metrics: dict[str, float]) -> None:
-        """One report, of which the newest values of each second are sent."""
+        """One report, to be sent with the next beat."""
         self._reports.add(images_seen, metrics)
 
     def stop(self) -> None:
-        """No more beats; what waits to be shown is sent."""
+        """No more beats. Once the last one was answered, or was not, what waits to be shown is sent."""
         self._ended.set()
-        if (last := self._reports.take()) is not None:
-            self._board.put.remote(last)
-            self.export(*last)
+        self._beats.join(STOP_SECONDS)
+        last = self._reports.take()
+        for shown in last:
+            self._board.put.remote(shown)
+        self._export(last)
 
     def finish(self) -> None:
         """A last beat, which says that this rank has done all it had to."""
         import ray
 
         self.stop()
-        ray.get(self._board.beat.remote(self._look()._replace(doing=DONE, waits=True), None), timeout=ANSWER_SECONDS)
+        ray.get(self._board.beat.remote(self._look()._replace(doing=DONE, waits=True), []), timeout=ANSWER_SECONDS)
 
     def _beat(self) -> None:
         import ray
@@ -172,11 +184,21 @@ class Pulse:
             except (RayError, GetTimeoutError):  # the driver is away; should it be dead, Ray ends this process
                 self._reports.give_back(shown)
             except OSError:  # the thread has ended, and its clock with it
+                self._reports.give_back(shown)
                 return
             else:
-                if shown is not None:
-                    self.export(*shown)
+                self._export(shown)
             self._ended.wait(BEAT_SECONDS)
+
+    def _export(self, reports: list[Shown]) -> None:
+        """Nothing that fails there ends the beats, or the run; it is told once."""
+        try:
+            if reports:
+                self.export(*merged(reports))
+        except Exception as error:  # Ray's and Prometheus', of many kinds
+            if not self._told_of_export:
+                self._board.put.remote(f"the gauges of this run are not its latest: {type(error).__name__}: {error}")
+            self._told_of_export = True
 
     def _look(self) -> Beat:
         seen = view(sys._current_frames().get(self._thread))

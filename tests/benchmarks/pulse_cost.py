@@ -68,7 +68,7 @@ def main():
     parser.add_argument("words", nargs="*", metavar="key=value")
     options = parser.parse_args()
     config = validate(merge(load_named(options.config), dict(parse(word) for word in options.words)), JobConfig).model_dump()
-    with tempfile.TemporaryDirectory() as folder, connected(dashboard=False):
+    with tempfile.TemporaryDirectory() as folder, connected(dashboard=False, trains=True):
         told = {"config": config, "board": board.new(agreement.facts()), "pairs": options.pairs, "seconds": options.seconds}
         kept = ray.train.RunConfig(storage_path=folder)
         result = ray.train.torch.TorchTrainer(worker, train_loop_config=told, run_config=kept).fit().return_value

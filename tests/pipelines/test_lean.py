@@ -1,5 +1,8 @@
 """Ray Train on a cluster of our own, and on one that is joined: which of its own callbacks, policies and environments are there."""
 
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 from ray.train import RunConfig, ScalingConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -67,6 +70,27 @@ def test_only_a_fixed_number_of_workers_of_our_own_cluster_is_not_told_to_the_au
 )
 def test_ranks_are_asked_less_often_the_longer_they_train_but_not_less_than_once_a_second(seconds, shortest, expected):
     assert lean.interval(seconds, shortest) == expected
+
+
+@pytest.mark.parametrize(("validates", "trained", "expected"), [(False, 20.0, 0.4), (False, 500.0, 1.0), (True, 500.0, 0.25)])
+def test_a_controller_counts_from_the_start_of_its_newest_ranks_and_lets_no_score_wait(monkeypatch, validates, trained, expected):
+    now, asked = [1000.0], []
+
+    async def poll(self):
+        asked.append(self._health_check_interval_s)
+
+    monkeypatch.setattr(lean.controller.TrainController, "__init__", lambda self, **_: setattr(self, "_health_check_interval_s", 0.25))
+    monkeypatch.setattr(lean.controller.TrainController, "_start_worker_group", lambda self, *_: now.append(now[-1] + 30))
+    monkeypatch.setattr(lean.controller.TrainController, "_poll_workers", poll)
+    monkeypatch.setattr(lean.yielding, "begin", lambda: None)
+    monkeypatch.setattr(lean, "time", SimpleNamespace(monotonic=lambda: now[-1]))
+    controller = lean.TrainController(validation_config=object() if validates else None)
+    for _ in range(2):  # the second group after a loss
+        controller._start_worker_group(1, {})
+        asyncio.run(controller._poll_workers())
+        now.append(now[-1] + trained)
+        asyncio.run(controller._poll_workers())
+    assert asked == [0.25, expected] * 2
 
 
 def test_ranks_of_our_own_cluster_have_the_environment_that_they_inherit(monkeypatch):
