@@ -15,6 +15,8 @@ from pipelines import board, cluster, yielding
 from pipelines.forgiving import ForgivingTrainer
 from pipelines.process_group import ProcessGroup
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning:ray.data")  # by Ray, of its own settings
+
 
 @pytest.fixture(scope="module")
 def ours():

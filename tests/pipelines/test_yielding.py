@@ -32,7 +32,7 @@ yielding.begin()
 ended.set()
 for thread in threads:
     thread.join()
-print(own(), *found.values())
+print(own(), *(found[niceness] for niceness in sorted(found)))
 """
 
 
