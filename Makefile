@@ -5,8 +5,12 @@ READY := $(VENV)/.ready
 PEERS := tests/benchmarks/peers/requirements.txt
 PEERS_READY := .venv-peers/.ready
 PYTEST := $(VENV)/bin/python -m pytest --durations=10
-# What starts clusters, servers and processes of its own runs alone; the rest of the tests two at a time.
-ALONE := tests/pipelines tests/security tests/chaos
+# What starts clusters, servers and processes of its own, or looks at the time, runs alone: all of four folders but for the files that
+# are CALM. The rest of the tests run two at a time.
+CALM := bad_input evaluate local_run models outputs pages prepare_hostile recovery report_page report_pictures reopening resuming start_up
+CALM := $(CALM:%=tests/pipelines/test_%.py) $(patsubst %,tests/pipelines/sweeps/test_%.py,adoption pack packing packs plan schedulers space) \
+        tests/security/test_corruptions.py tests/security/test_hostile_files.py
+ALONE := $(filter-out $(CALM),$(wildcard $(patsubst %,tests/%/test_*.py,pipelines pipelines/sweeps security chaos)))
 SIDE_BY_SIDE := -n 2 --dist worksteal $(ALONE:%=--ignore=%)
 
 .PHONY: demo test test-all style audit lint ui bench bench-peers soak chaos clean
