@@ -8,6 +8,7 @@ from tests.pipelines.sweeps.runs import require_every_point_once, sweep
 ONE = ("smoke", "loss.name=[hinge]", "step_ratio=1:1", "sweep.confirm=0", "sweep.scheduler=fifo", "precision=float64")
 
 
+@pytest.mark.slow  # two sweeps, more than a minute
 def test_two_workers_log_what_one_process_logs(tmp_path):
     config = write_config(tmp_path)
     (tmp_path / "one").mkdir()
