@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
@@ -56,6 +57,18 @@ def test_ranks_whose_gradients_come_in_different_orders_or_not_at_all_have_the_m
             assert torch.equal(early, mean)
 
 
+class Sum(dist.Work):
+    """One that is on its way."""
+
+    def __init__(self, wire):
+        super().__init__()
+        self.wire = wire
+
+    def wait(self):
+        self.wire.waited += 1
+        return True
+
+
 class Wire:
     """Stands in for torch.distributed: two ranks with equal values. Remembers what was sent, and whether backward was running."""
 
@@ -68,10 +81,7 @@ class Wire:
         assert async_op
         self.sent.append((self.in_backward, flat.numel()))
         flat.mul_(2.0)
-        return self
-
-    def wait(self):
-        self.waited += 1
+        return Sum(self)
 
     def backward(self, loss):
         self.in_backward = True
